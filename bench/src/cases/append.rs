@@ -1,0 +1,113 @@
+//! Small synced appends: one writer, and 64 producers.
+
+use super::{Case, Entry};
+use crate::cli::Options;
+use crate::contenders::{ContenderId, StorePlan};
+use crate::goal::Goal;
+use crate::job::Job;
+use crate::measure::Load;
+use crate::metric::Metric;
+
+/// Producers of the concurrent case.
+const PRODUCERS: usize = 64;
+
+/// Columns of every appending case.
+pub const COLUMNS: [Metric; 7] = [
+    Metric::RecordsPerSecond,
+    Metric::MbPerSecond,
+    Metric::P50Us,
+    Metric::P99Us,
+    Metric::MaxUs,
+    Metric::CpuUsPerRecord,
+    Metric::PeakRssMib,
+];
+
+/// Seconds of warm-up: long enough to be past the first allocations, short beside the run.
+pub fn warmup_seconds(options: &Options) -> f64 {
+    (options.seconds_per_run * 0.25).clamp(0.1, 0.5)
+}
+
+/// An appending job.
+fn append(record_bytes: usize, producers: usize, batch: usize, options: &Options) -> Job {
+    let warmup_seconds = warmup_seconds(options);
+    let seconds = options.seconds_per_run;
+    // Whoever prepares files prepares for this rate; above it, files are used again or grow.
+    let bytes_per_second = (60_000 * record_bytes as u64).clamp(48 << 20, 128 << 20);
+    let expected_bytes = (bytes_per_second as f64 * (warmup_seconds + seconds)) as u64;
+    Job::Append {
+        plan: StorePlan { expected_bytes, keeps_records: false },
+        load: Load { record_bytes, producers, batch, warmup_seconds, seconds, cap_bytes: u64::MAX },
+    }
+}
+
+/// One writer that waits for each record.
+pub fn one_writer(name: &'static str, record_bytes: usize, options: &Options) -> Case {
+    let job = append(record_bytes, 1, 1, options);
+    let contenders = [
+        ContenderId::RawDirect,
+        ContenderId::RawDsync,
+        ContenderId::RawBuffered,
+        ContenderId::RaftEngine,
+        ContenderId::RaftEngineWarm,
+        ContenderId::Okaywal,
+        ContenderId::Lsfs,
+    ];
+    Case {
+        name,
+        title: format!("one writer, {record_bytes} B records, a sync each"),
+        notes: vec![],
+        entries: contenders.map(|id| Entry::fresh(id, job.clone())).into(),
+        columns: COLUMNS.into(),
+        ratio_metric: Metric::RecordsPerSecond,
+        ratio_against: vec!["raw-direct", "raft-engine", "raft-engine-warm", "okaywal"],
+        goals: vec![Goal::at_least("lsfs", Metric::RecordsPerSecond, 0.95).against("raw-direct")],
+        is_large: false,
+        is_steady: false,
+    }
+}
+
+/// 64 producers, each of which waits for its own record: threads for everybody, futures for lsfs as well.
+pub fn many_producers(name: &'static str, record_bytes: usize, options: &Options) -> Case {
+    let threads = append(record_bytes, PRODUCERS, 1, options);
+    let batching = append(record_bytes, 1, PRODUCERS, options);
+    let mut entries = vec![
+        Entry::fresh(ContenderId::RawDirect, batching.clone()).labelled("raw-direct x64"),
+        Entry::fresh(ContenderId::RawDsync, batching.clone()).labelled("raw-dsync x64"),
+        Entry::fresh(ContenderId::RawBuffered, batching).labelled("raw-buffered x64"),
+    ];
+    let threaded = [
+        ContenderId::RaftEngine,
+        ContenderId::RaftEngineWarm,
+        ContenderId::Okaywal,
+        ContenderId::Lsfs,
+        ContenderId::LsfsFutures,
+    ];
+    entries.extend(threaded.map(|id| Entry::fresh(id, threads.clone())));
+    Case {
+        name,
+        title: format!("64 producers, {record_bytes} B records, each waits for its own"),
+        notes: vec![
+            "raw rows: one thread that appends 64 records with one sync; latency is of the 64".into(),
+            "peers and lsfs: 64 OS threads; lsfs-futures: 64 futures on one executor thread".into(),
+        ],
+        entries,
+        columns: COLUMNS.into(),
+        ratio_metric: Metric::RecordsPerSecond,
+        ratio_against: vec!["raw-direct x64", "raft-engine", "raft-engine-warm", "okaywal"],
+        goals: many_goals(record_bytes),
+        is_large: false,
+        is_steady: false,
+    }
+}
+
+/// What lsfs should reach with many producers.
+fn many_goals(record_bytes: usize) -> Vec<Goal> {
+    let rate = |row, factor| Goal::at_least(row, Metric::RecordsPerSecond, factor).against("raft-engine");
+    let p99 = |row| Goal::at_most(row, Metric::P99Us, 1.0).against("raft-engine");
+    let cpu = Goal::at_most("lsfs-futures", Metric::CpuUsPerRecord, 0.5).against("raft-engine");
+    let rates = match record_bytes {
+        ..1024 => vec![rate("lsfs", 1.0), rate("lsfs", 1.5).stretch(), rate("lsfs-futures", 3.0)],
+        _ => vec![rate("lsfs", 2.0), rate("lsfs-futures", 2.0)],
+    };
+    rates.into_iter().chain([p99("lsfs"), p99("lsfs-futures"), cpu]).collect()
+}

@@ -1,0 +1,188 @@
+//! Everything that is measured, behind one door: the raw device, the peers and lsfs.
+
+#[cfg(feature = "lsfs")]
+pub mod lsfs;
+mod okaywal;
+mod raft_engine;
+mod raft_entry;
+mod raw;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::measure::{self, Load};
+use crate::metric::Sample;
+
+/// A store that is open for appending.
+pub trait Contender: Send + Sync {
+    /// The appending side for producer `number`, counted from 0. Each producer is used by one thread.
+    fn producer(&self, number: usize) -> Result<Box<dyn Producer + '_>>;
+
+    /// Closes the store the way a well-behaved program does.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// One appending side of a [`Contender`].
+pub trait Producer {
+    /// Appends the records; when it returns, all of them are durable, by one sync where the store allows it.
+    fn append(&mut self, records: &[&'static [u8]]) -> Result<()>;
+}
+
+/// Names of all contenders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContenderId {
+    /// A zero-filled file, O_DIRECT, pwrite and fdatasync.
+    RawDirect,
+    /// The same file with pwritev2 and RWF_DSYNC.
+    RawDsync,
+    /// A growing file behind the page cache, write and fdatasync.
+    RawBuffered,
+    /// A fallocated file, O_DIRECT, pwrite and fdatasync: first writes convert extents.
+    RawFallocated,
+    /// O_DIRECT reads of another contender's files, front to back.
+    RawRead,
+    /// raft-engine in a fresh directory: files grow by fallocate.
+    RaftEngine,
+    /// raft-engine writing into recycled, zero-filled files (`prefill-for-recycle`), past its first rotation.
+    RaftEngineWarm,
+    /// okaywal, which recycles its files by design.
+    Okaywal,
+    /// lsfs in a fresh directory.
+    Lsfs,
+    /// lsfs with futures in flight from one executor thread.
+    LsfsFutures,
+    /// lsfs writing into segments that were purged before.
+    LsfsRecycled,
+}
+
+impl ContenderId {
+    /// Every contender, in the order of reports.
+    pub const ALL: [ContenderId; 11] = [
+        ContenderId::RawDirect,
+        ContenderId::RawDsync,
+        ContenderId::RawBuffered,
+        ContenderId::RawFallocated,
+        ContenderId::RawRead,
+        ContenderId::RaftEngine,
+        ContenderId::RaftEngineWarm,
+        ContenderId::Okaywal,
+        ContenderId::Lsfs,
+        ContenderId::LsfsFutures,
+        ContenderId::LsfsRecycled,
+    ];
+
+    /// The name in tables, JSON and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            ContenderId::RawDirect => "raw-direct",
+            ContenderId::RawDsync => "raw-dsync",
+            ContenderId::RawBuffered => "raw-buffered",
+            ContenderId::RawFallocated => "raw-fallocated",
+            ContenderId::RawRead => "raw-read",
+            ContenderId::RaftEngine => "raft-engine",
+            ContenderId::RaftEngineWarm => "raft-engine-warm",
+            ContenderId::Okaywal => "okaywal",
+            ContenderId::Lsfs => "lsfs",
+            ContenderId::LsfsFutures => "lsfs-futures",
+            ContenderId::LsfsRecycled => "lsfs-recycled",
+        }
+    }
+
+    /// Whether this is our own engine.
+    pub fn is_lsfs(self) -> bool {
+        matches!(self, ContenderId::Lsfs | ContenderId::LsfsFutures | ContenderId::LsfsRecycled)
+    }
+
+    /// Whether this build can run it.
+    pub fn is_available(self) -> bool {
+        cfg!(feature = "lsfs") || !self.is_lsfs()
+    }
+}
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct StorePlan {
+    /// Payload bytes the run may write: how much to prepare where a contender prepares files.
+    pub expected_bytes: u64,
+    /// Whether all records must still be there afterwards.
+    pub keeps_records: bool,
+}
+
+/// Opens `id` in `dir`, with all preparation that the measured window must not see.
+pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Contender>> {
+    match id {
+        ContenderId::RawDirect
+        | ContenderId::RawDsync
+        | ContenderId::RawBuffered
+        | ContenderId::RawFallocated => raw::open(id, dir, plan),
+        ContenderId::RaftEngine => raft_engine::open(dir),
+        ContenderId::RaftEngineWarm => raft_engine::open_warm(dir, plan),
+        ContenderId::Okaywal => okaywal::open(dir, plan),
+        #[cfg(feature = "lsfs")]
+        ContenderId::Lsfs | ContenderId::LsfsFutures => lsfs::open(dir),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsRecycled => lsfs::open_recycled(dir, plan),
+        _ => bail!("{} cannot be opened for appending", id.name()),
+    }
+}
+
+/// Applies `load` to `id` in `dir`.
+pub fn drive(id: ContenderId, dir: &Path, plan: &StorePlan, load: &Load) -> Result<Sample> {
+    #[cfg(feature = "lsfs")]
+    if id == ContenderId::LsfsFutures {
+        return lsfs::drive_futures(dir, load);
+    }
+    let contender = open(id, dir, plan)?;
+    crate::disk::settle(dir)?;
+    let sample = measure::drive_threads(contender.as_ref(), load)?;
+    contender.close()?;
+    Ok(sample)
+}
+
+/// What reading a store from front to back yielded.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadBack {
+    /// Records read and verified; the raw device counts none.
+    pub records: u64,
+    /// Their payload bytes.
+    pub payload_bytes: u64,
+    /// Seconds from the first record asked for to the end.
+    pub seconds: f64,
+}
+
+/// Reads everything in `dir` back in order, verified as far as the contender verifies.
+pub fn read_back(id: ContenderId, dir: &Path) -> Result<ReadBack> {
+    match id {
+        ContenderId::RawRead => raw::read_back(dir),
+        ContenderId::RaftEngine => raft_engine::read_back(dir),
+        ContenderId::Okaywal => okaywal::read_back(dir),
+        #[cfg(feature = "lsfs")]
+        ContenderId::Lsfs => lsfs::read_back(dir),
+        _ => bail!("{} cannot be read back", id.name()),
+    }
+}
+
+/// Opens the existing store in `dir`, closes it again, and returns the seconds that opening took.
+pub fn time_open(id: ContenderId, dir: &Path) -> Result<f64> {
+    let plan = StorePlan { expected_bytes: 0, keeps_records: true };
+    let begun = std::time::Instant::now();
+    let contender = open(id, dir, &plan)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    contender.close()?;
+    Ok(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_same_in_text_and_json() {
+        for id in ContenderId::ALL {
+            assert_eq!(serde_json::to_string(&id).unwrap(), format!("\"{}\"", id.name()));
+        }
+    }
+}

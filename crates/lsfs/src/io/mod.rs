@@ -1,0 +1,194 @@
+//! The only door to the disk, and to time, randomness and background work.
+//!
+//! [`Disk`] and [`File`] are what the engine knows of storage; [`Runtime`] is what it knows of time and
+//! threads. The real ones are [`OsDisk`] (direct I/O, falling back to buffered) and [`OsRuntime`] (threads). With
+//! the feature `testing` there is a third world, `SimDisk` and `SimRuntime`, in which every write can be lost,
+//! torn, reordered or refused and background work runs inline in seeded order.
+//!
+//! **Invariants.** Nothing outside this module calls `std::fs` or creates a thread; `unsafe` occurs nowhere else.
+//! Buffers handed to a [`File`] come from [`AlignedBuf`], positions and lengths are multiples of the
+//! [`Disk::open`] unit.
+
+mod aligned;
+mod lock;
+mod os;
+mod runtime;
+#[cfg(feature = "testing")]
+mod sim;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use aligned::{AlignedBuf, MEMORY_ALIGNMENT};
+pub use os::OsDisk;
+pub(crate) use runtime::EventWord;
+pub use runtime::{Background, OsRuntime, Runtime, Step, Task};
+#[cfg(feature = "testing")]
+pub use sim::{CrashImages, CrashStyle, DiskFault, FaultAt, FaultKind, OpKind, SimDisk, SimRuntime, Trace};
+
+/// How [`Disk::open`] treats the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Read an existing file; writes fail.
+    Read,
+    /// Read and write an existing file.
+    Write,
+    /// Create a file that must not exist yet; the caller syncs the directory.
+    CreateNew,
+}
+
+/// Whether a write returns before or after its bytes are on the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteSync {
+    /// The bytes may be lost by a power failure until a later [`File::sync`].
+    Later,
+    /// The bytes are on the medium when the call returns (`RWF_DSYNC`: data and the metadata needed to read it).
+    Durable,
+}
+
+/// How a file reaches the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// `O_DIRECT`: transfers go between the caller's buffer and the device.
+    Direct,
+    /// Through the page cache, because the file system refused direct I/O for this unit.
+    Buffered,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// File name without the directory.
+    pub name: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// Bytes the file system has allocated for it.
+    pub allocated: u64,
+}
+
+/// Why [`Disk::lock`] did not give the lock.
+#[derive(Debug)]
+pub enum LockError {
+    /// Somebody else holds it.
+    Held {
+        /// The holder's process id as it wrote it, if it could be read.
+        pid: Option<u32>,
+    },
+    /// The lock file could not be opened or locked.
+    Io(io::Error),
+}
+
+/// An exclusive lock, released on drop (and by the kernel when the process dies).
+pub trait LockGuard: Send + Sync + Debug {}
+
+/// A small page shared between one writer and any readers in this or other processes.
+///
+/// It carries hints that must be quick to publish; it is never synced and recovery never reads it.
+pub trait SharedPage: Send + Sync + Debug {
+    /// Replaces the words of the page. One writer at a time; readers may see a mixture, so the words must carry
+    /// their own check.
+    fn store(&self, words: &[u64]);
+    /// Reads the words of the page, possibly a mixture of two stores.
+    fn load(&self, words: &mut [u64]);
+}
+
+/// A directory tree on some storage.
+///
+/// Names become durable only by [`Disk::sync_dir`]: after a create, rename or remove a crash may show either the
+/// old or the new name until then.
+pub trait Disk: Send + Sync + Debug {
+    /// Creates `dir` and its missing parents, and makes the new names durable.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Opens a file for transfers whose positions and lengths are multiples of `unit_bytes`.
+    fn open(&self, path: &Path, mode: OpenMode, unit_bytes: usize) -> io::Result<Arc<dyn File>>;
+    /// Renames a file, replacing the target if it exists.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file. Open handles keep reading it.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Lists the regular files of `dir`, in no particular order. A missing directory is an error.
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
+    /// Whether something has this name.
+    fn exists(&self, path: &Path) -> bool;
+    /// Makes creates, renames and removes in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes the exclusive lock at `path`, creating the file; never waits.
+    fn lock(&self, path: &Path) -> Result<Box<dyn LockGuard>, LockError>;
+    /// Whether anybody holds the lock at `path`, without taking it. A missing file is not locked.
+    fn is_locked(&self, path: &Path) -> io::Result<bool>;
+    /// Opens the shared page at `path`; a writer creates it.
+    fn shared_page(&self, path: &Path, writable: bool) -> io::Result<Box<dyn SharedPage>>;
+    /// Bytes still free for this user where `path` lies.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// One open file. All calls take `&self` and may come from several threads.
+pub trait File: Send + Sync + Debug {
+    /// Reads at `position` into an aligned buffer; less than asked only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+    /// Writes some of `buf` at `position`, as `pwrite` does: the count may be short.
+    fn write_at(&self, buf: &[u8], position: u64, sync: WriteSync) -> io::Result<usize>;
+    /// Makes all written bytes durable. After an error nothing is known of them: do not retry, reopen.
+    fn sync(&self) -> io::Result<()>;
+    /// Reserves space up to `len` bytes and extends the file; reserved bytes read as zero.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Cuts or extends the file to `len` bytes.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// The file's length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// How the file reaches the device.
+    fn access(&self) -> Access;
+    /// The path it was opened by, for messages.
+    fn path(&self) -> &Path;
+
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Writes all of `buf`, continuing after short writes from the last whole unit.
+    fn write_all_at(&self, mut buf: &[u8], mut position: u64, sync: WriteSync) -> io::Result<()> {
+        while !buf.is_empty() {
+            let written = self.write_at(buf, position, sync)?;
+            // Direct I/O needs aligned positions, so a partly written sector is written again.
+            let whole = if written == buf.len() { written } else { written & !(SECTOR_BYTES - 1) };
+            if whole == 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::WriteZero,
+                    format!("wrote {written} of {} bytes at {position}", buf.len()),
+                ));
+            }
+            buf = &buf[whole..];
+            position += whole as u64;
+        }
+        Ok(())
+    }
+
+    /// Fills `buf` from `position`; returns how many bytes the file had.
+    fn read_full_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.read_at(&mut buf[filled..], position + filled as u64)? {
+                0 => break,
+                count => filled += count,
+            }
+            // A direct read may only continue at an aligned position: a short count is the end of the file.
+            if filled % SECTOR_BYTES != 0 {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+}
+
+/// What a power failure writes or loses as a whole; see docs/format.md, media assumptions.
+pub const SECTOR_BYTES: usize = 512;
+
+/// The directory that holds `path`.
+pub(crate) fn parent_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}

@@ -1,0 +1,214 @@
+//! One open file of the simulated disk.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::SimDisk;
+use super::content::Patch;
+use super::fault::{FaultKind, OpKind};
+use super::medium::{Effect, InodeId};
+use super::state::{Op, State, eio, invalid, no_space};
+use crate::io::{Access, File, OpenMode, SECTOR_BYTES, WriteSync};
+
+/// A handle. It insists on the alignment that [`Disk::open`](crate::io::Disk::open) agreed on, so that an
+/// engine that forgets it is caught also where the real device would let it pass.
+#[derive(Debug)]
+pub(super) struct SimFile {
+    disk: SimDisk,
+    inode: InodeId,
+    name: Arc<Path>,
+    /// As the caller spelled it.
+    path: PathBuf,
+    mode: OpenMode,
+    unit: usize,
+    /// Where short writes ended, rounded down to a sector: `write_all_at` goes on from there.
+    short_ends: Mutex<Vec<u64>>,
+}
+
+impl SimFile {
+    pub(super) fn new(
+        disk: SimDisk,
+        inode: InodeId,
+        name: Arc<Path>,
+        path: &Path,
+        mode: OpenMode,
+        unit: usize,
+    ) -> Self {
+        SimFile { disk, inode, name, path: path.to_path_buf(), mode, unit, short_ends: Mutex::default() }
+    }
+
+    /// Checks a transfer. `may_resume` says whether it may start at that sector instead of at a whole unit,
+    /// as the rest of a short transfer does.
+    fn check(&self, buf: &[u8], position: u64, may_resume: impl FnOnce() -> bool) -> io::Result<()> {
+        let address = buf.as_ptr() as usize;
+        let unit = self.unit as u64;
+        let fits_end = (position + buf.len() as u64).is_multiple_of(unit);
+        let fits_start = position.is_multiple_of(unit) && buf.len().is_multiple_of(self.unit);
+        let resumes = || fits_end && position.is_multiple_of(SECTOR_BYTES as u64) && may_resume();
+        if address.is_multiple_of(SECTOR_BYTES) && (fits_start || resumes()) {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "{}: transfer of {} bytes at {position}, buffer at {address:#x}, is not aligned to units of {unit}",
+            self.path.display(),
+            buf.len()
+        )))
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        match self.mode {
+            OpenMode::Read => Err(io::Error::from_raw_os_error(libc::EBADF)),
+            OpenMode::Write | OpenMode::CreateNew => Ok(()),
+        }
+    }
+
+    fn short_ends(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
+        self.short_ends.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Does the write with whatever the fault makes of it.
+    fn write(
+        &self,
+        state: &mut State,
+        mut op: Op,
+        buf: &[u8],
+        at: u64,
+        durable: bool,
+    ) -> (Effect, io::Result<usize>) {
+        let mut bytes = Cow::Borrowed(buf);
+        let mut position = at;
+        let mut result = Ok(buf.len());
+        let mut durable = durable;
+        match op.fault {
+            Some(FaultKind::Enospc) => return (Effect::Nothing, Err(no_space())),
+            Some(FaultKind::LostWrite) => return (Effect::Nothing, result),
+            Some(FaultKind::Eio) => {
+                let reached = op.rng.below((buf.len() / SECTOR_BYTES) as u64) as usize * SECTOR_BYTES;
+                bytes = Cow::Borrowed(&buf[..if op.rng.coin() { reached } else { 0 }]);
+                durable = false;
+                result = Err(eio());
+            }
+            Some(FaultKind::ShortWrite) => {
+                let count = 1 + op.rng.below(buf.len() as u64 - 1) as usize;
+                let sectors = count & !(SECTOR_BYTES - 1);
+                let count = if op.rng.coin() && sectors > 0 { sectors } else { count };
+                bytes = Cow::Borrowed(&buf[..count]);
+                result = Ok(count);
+            }
+            Some(FaultKind::MisdirectedWrite) => {
+                let units =
+                    state.file(self.inode).content.len().max(at + buf.len() as u64) / self.unit as u64;
+                let units = units.max(2);
+                let elsewhere = at / self.unit as u64 + 1 + op.rng.below(units - 1);
+                position = elsewhere % units * self.unit as u64;
+            }
+            Some(FaultKind::BitRot) => {
+                let bit = op.rng.below(buf.len() as u64 * 8) as usize;
+                bytes.to_mut()[bit / 8] ^= 1 << (bit % 8);
+            }
+            _ => {}
+        }
+        let end = position + bytes.len() as u64;
+        if !state.has_space(self.inode, position, end) {
+            return (Effect::Nothing, Err(no_space()));
+        }
+        if bytes.is_empty() {
+            return (Effect::Nothing, result);
+        }
+        let patch = Patch::new(position, &bytes);
+        let file = state.file_mut(self.inode);
+        Arc::make_mut(&mut file.content).apply(&patch);
+        match op.fault {
+            Some(FaultKind::SyncError | FaultKind::PartialSyncError) => {
+                self.sync_failed(state, op, Some(patch))
+            }
+            _ => (Effect::Write { inode: self.inode, patch, durable }, result),
+        }
+    }
+
+    fn sync_failed<R>(&self, state: &mut State, mut op: Op, write: Option<Patch>) -> (Effect, io::Result<R>) {
+        state.file_mut(self.inode).stale = true;
+        let reached = (op.fault == Some(FaultKind::PartialSyncError)).then(|| op.rng.next());
+        (Effect::SyncFailed { inode: self.inode, write, reached }, Err(eio()))
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        let mut state = self.disk.enter()?;
+        let len = state.file(self.inode).content.len();
+        // A read that found the end within a unit may look once more.
+        self.check(buf, position, || position >= len)?;
+        state.read_fault(&self.name)?;
+        Ok(state.file(self.inode).content.read(buf, position))
+    }
+
+    fn write_at(&self, buf: &[u8], position: u64, sync: WriteSync) -> io::Result<usize> {
+        self.check_writable()?;
+        self.check(buf, position, || self.short_ends().contains(&position))?;
+        let mut state = self.disk.enter()?;
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let durable = sync == WriteSync::Durable;
+        let written = state.operate(OpKind::Write, durable, &self.name, |state, op| {
+            self.write(state, op, buf, position, durable)
+        })?;
+        if written < buf.len() {
+            let whole = written & !(SECTOR_BYTES - 1);
+            self.short_ends().push(position + whole as u64);
+        }
+        Ok(written)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.enter()?;
+        state.operate(OpKind::Sync, false, &self.name, |state, op| match op.fault {
+            Some(_) => self.sync_failed(state, op, None),
+            None => (Effect::Sync { inode: self.inode }, Ok(())),
+        })
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let mut state = self.disk.enter()?;
+        state.operate(OpKind::Allocate, false, &self.name, |state, _| {
+            if !state.has_space(self.inode, 0, len) {
+                return (Effect::Nothing, Err(no_space()));
+            }
+            Arc::make_mut(&mut state.file_mut(self.inode).content).allocate(len);
+            (Effect::Allocate { inode: self.inode, len }, Ok(()))
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let mut state = self.disk.enter()?;
+        state.operate(OpKind::SetLen, false, &self.name, |state, _| {
+            let content = Arc::make_mut(&mut state.file_mut(self.inode).content);
+            let cut = len < content.len();
+            content.set_len(len);
+            (Effect::SetLen { inode: self.inode, len, cut }, Ok(()))
+        })
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.enter()?.file(self.inode).content.len())
+    }
+
+    fn access(&self) -> Access {
+        Access::Direct
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk.state().handle_closed(self.inode);
+    }
+}

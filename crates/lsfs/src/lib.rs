@@ -1,0 +1,16 @@
+//! lsfs: the log engine.
+mod block;
+pub mod codec;
+mod directory;
+mod env;
+mod error;
+mod final_data;
+pub mod io;
+mod metrics;
+mod stream;
+
+pub use env::Env;
+pub use error::{Corruption, Error, Result};
+pub use final_data::{FinalData, FinalDataOptions, State};
+pub use metrics::Latencies;
+pub use stream::*;

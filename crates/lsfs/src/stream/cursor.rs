@@ -1,0 +1,563 @@
+//! Reading records: by index, forward, backward.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::block::{BlockReader, FoundRecord, Records, Step};
+use crate::codec::{BLOCK_HEADER_BYTES, BlockHeader, Compression, RecordTailer, SliceView};
+use crate::error::{Error, Result};
+use crate::io::AlignedBuf;
+use crate::stream::recorder::Bounds;
+use crate::stream::segment::{Extent, Segment};
+
+/// Blocks are fetched in runs of this many bytes by cursors; a read by index fetches what it needs.
+const RUN_BYTES: usize = 1 << 20;
+/// How often a block that does not verify is read before it is called damaged.
+const READ_ATTEMPTS: u32 = 3;
+/// The first run of a cursor is small: most look-ups read one record.
+const FIRST_RUN_BYTES: usize = 16 << 10;
+
+/// A record with its own payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The record's number in the stream.
+    pub index: u64,
+    /// The caller's 64-bit type code.
+    pub type_code: u64,
+    /// What was appended.
+    pub payload: Vec<u8>,
+}
+
+/// A record borrowed from a cursor's buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// The record's number in the stream.
+    pub index: u64,
+    /// The caller's 64-bit type code.
+    pub type_code: u64,
+    /// What was appended; owned only if it had to be decompressed.
+    pub payload: Cow<'a, [u8]>,
+}
+
+impl RecordRef<'_> {
+    /// The record with a payload of its own.
+    pub fn into_owned(self) -> Record {
+        Record { index: self.index, type_code: self.type_code, payload: self.payload.into_owned() }
+    }
+}
+
+/// Where a cursor gets blocks from: a stream open for writing, or a reader beside it.
+pub(crate) trait Source: Send + Sync + fmt::Debug {
+    /// What there is to read now.
+    fn bounds(&self) -> Result<Bounds>;
+    /// The segment that holds, or would next hold, the record.
+    fn extent_of(&self, index: u64) -> Result<Extent>;
+    /// Blocks from `first` on, none of them behind the last one with a record; whole blocks, as many as fit.
+    fn fetch(&self, extent: &Extent, first: u32, target: &mut [u8]) -> Result<usize>;
+    /// The block in which the record begins, if it is known without looking.
+    fn block_in_memory(&self, segment: &Segment, index: u64) -> Option<u32>;
+}
+
+impl Source for crate::stream::recorder::Recorder {
+    fn bounds(&self) -> Result<Bounds> {
+        Ok(self.bounds())
+    }
+    fn extent_of(&self, index: u64) -> Result<Extent> {
+        Ok(self.extent_of(index))
+    }
+    fn fetch(&self, extent: &Extent, first: u32, target: &mut [u8]) -> Result<usize> {
+        self.fetch(extent, first, target)
+    }
+    fn block_in_memory(&self, segment: &Segment, index: u64) -> Option<u32> {
+        self.block_in_memory(segment, index)
+    }
+}
+
+/// Finds the block in which record `index` begins, or one shortly before it.
+///
+/// The blocks' own headers are the index: they say the first record of each block. Interpolation finds it in one or
+/// two reads when records are of similar size, halving bounds the reads when they are not.
+fn find_block(source: &dyn Source, extent: &Extent, index: u64) -> Result<u32> {
+    let segment = &extent.segment;
+    if let Some(block) = source.block_in_memory(segment, index) {
+        return Ok(block);
+    }
+    let reader = segment.open()?.reader;
+    let mut image = AlignedBuf::zeroed(segment.block_bytes);
+    let (mut low, mut low_index) = (1, segment.base_index);
+    let (mut high, mut high_index) = (extent.last_block() + 1, extent.next_index);
+    let mut halve = false;
+    while high - low > 1 {
+        let middle = if halve {
+            low + (high - low) / 2
+        } else {
+            let span = u128::from(high_index.saturating_sub(low_index).max(1));
+            let steps = u128::from(index.saturating_sub(low_index)) * u128::from(high - low) / span;
+            low + (steps as u32).clamp(1, high - low - 1)
+        };
+        halve = !halve;
+        // A damaged block says nothing, the ones behind it may: what is readable there stays readable.
+        let mut probed = middle;
+        let mut probe = Probe::Unknown;
+        while matches!(probe, Probe::Unknown) && probed < high {
+            probe = begins_at_or_before(source, extent, &reader, probed, index, &mut image)?;
+            probed += 1;
+        }
+        match probe {
+            Probe::Before { last_index } if last_index >= index => return Ok(probed - 1),
+            Probe::Before { last_index } => (low, low_index) = (probed - 1, last_index),
+            Probe::After { first_index } => (high, high_index) = (middle, first_index),
+            Probe::Unknown => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+enum Probe {
+    /// The record begins in this block or behind it; the block's last record is `last_index`.
+    Before {
+        last_index: u64,
+    },
+    /// The record begins in an earlier block.
+    After {
+        first_index: u64,
+    },
+    Unknown,
+}
+
+fn begins_at_or_before(
+    source: &dyn Source,
+    extent: &Extent,
+    reader: &BlockReader,
+    block: u32,
+    index: u64,
+    image: &mut AlignedBuf,
+) -> Result<Probe> {
+    if source.fetch(extent, block, image)? == 0 {
+        return Ok(Probe::Unknown);
+    }
+    let Ok(header) = reader.header(image, block) else { return Ok(Probe::Unknown) };
+    let Some(Ok(first)) = reader.slices(image, header).next() else { return Ok(Probe::Unknown) };
+    if header.first_index > index || (header.first_index == index && first.number > 0) {
+        return Ok(Probe::After { first_index: header.first_index });
+    }
+    let Ok(last_start) = reader.last_slice_start(image, &header) else { return Ok(Probe::Unknown) };
+    match SliceView::decode(image, &header, usize::from(last_start), reader.checksum) {
+        Ok(last) => Ok(Probe::Before { last_index: last.index }),
+        Err(_) => Ok(Probe::Unknown),
+    }
+}
+
+/// Reads records forward, each following from the one before.
+///
+/// The cursor sees records appended after it was made; [`Cursor::next_record`] answers `None` at the end for now and may
+/// be called again.
+#[derive(Debug)]
+pub struct Cursor {
+    source: Arc<dyn Source>,
+    next: u64,
+    /// The end asked for, exclusive.
+    end: u64,
+    durable_only: bool,
+    /// The end last seen, so that not every record asks for it.
+    known_end: u64,
+    place: Option<Place>,
+    run: AlignedBuf,
+    run_blocks: std::ops::Range<u32>,
+}
+
+#[derive(Debug)]
+struct Place {
+    extent: Extent,
+    reader: BlockReader,
+    records: Records,
+}
+
+impl Cursor {
+    pub(crate) fn new(source: Arc<dyn Source>, start: u64, end: u64, durable_only: bool) -> Self {
+        Cursor {
+            source,
+            next: start,
+            end,
+            durable_only,
+            known_end: 0,
+            place: None,
+            run: AlignedBuf::zeroed(0),
+            run_blocks: 0..0,
+        }
+    }
+
+    /// Index of the record that comes next.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// The next record, or `None` at the end of the range or of the stream.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if the record was purged meanwhile, [`Error::Corrupt`] if it does not verify,
+    /// [`Error::Gone`] if its segment went away under a reader.
+    pub fn next_record(&mut self) -> Result<Option<RecordRef<'_>>> {
+        if self.next >= self.end || !self.has_next()? {
+            return Ok(None);
+        }
+        let found = self.find_next()?;
+        self.next = found.index + 1;
+        let place = self.place.as_ref().expect("a found record has a place");
+        let stored = match found.in_run.clone() {
+            Some(range) => &self.run[range],
+            None => place.records.assembled(),
+        };
+        Ok(Some(RecordRef {
+            index: found.index,
+            type_code: found.type_code,
+            payload: payload_of(&found, stored, &place.extent.segment)?,
+        }))
+    }
+
+    fn has_next(&mut self) -> Result<bool> {
+        if self.next >= self.known_end {
+            let bounds = self.source.bounds()?;
+            self.known_end = if self.durable_only { bounds.durable_index } else { bounds.next_index };
+            if self.next < bounds.first_index {
+                let held = bounds.first_index..bounds.next_index;
+                return Err(Error::OutOfRange { index: self.next, held });
+            }
+        }
+        Ok(self.next < self.known_end)
+    }
+
+    fn find_next(&mut self) -> Result<FoundRecord> {
+        let mut fetched_at = None;
+        let mut attempts = 1;
+        loop {
+            if self.place.is_none() {
+                self.seek()?;
+                fetched_at = None;
+            }
+            let place = self.place.as_mut().expect("seek sets the place");
+            let run_bytes = self.run_blocks.len() * place.extent.segment.block_bytes;
+            let step = if self.run_blocks.contains(&place.records.block()) {
+                place.records.next(&self.run[..run_bytes], self.run_blocks.start)
+            } else {
+                Ok(Step::EndOfRun)
+            };
+            match step {
+                Ok(Step::Record(found)) if found.index < self.next => {}
+                Ok(Step::Record(found)) if found.index == self.next => return Ok(found),
+                Ok(Step::Record(found)) => {
+                    let position = place.extent.segment.position_of(found.start.0) + u64::from(found.start.1);
+                    let reason = format!("found record {}, expected {}", found.index, self.next);
+                    let records = Some(self.next..found.index);
+                    let path = place.extent.segment.path().to_path_buf();
+                    self.place = None;
+                    return Err(Error::corrupt(&path, position, records, reason));
+                }
+                Ok(Step::EndOfRun) => {
+                    let block = place.records.block();
+                    if fetched_at == Some(block) {
+                        self.leave_segment()?;
+                        continue;
+                    }
+                    fetched_at = Some(block);
+                    self.fetch(block)?;
+                }
+                // At the moving tail a block may be read while it is being written: look again before judging.
+                Err(_) if attempts < READ_ATTEMPTS => {
+                    attempts += 1;
+                    self.place = None;
+                }
+                Err(fault) => {
+                    let segment = Arc::clone(&place.extent.segment);
+                    let error = segment.corruption(&fault, Some(self.next..self.next + 1));
+                    self.place = None;
+                    return Err(self.explain(&segment, error));
+                }
+            }
+        }
+    }
+
+    /// A segment that was recycled under us is gone, not damaged.
+    fn explain(&self, segment: &Segment, error: Error) -> Error {
+        if segment.was_replaced() {
+            return Error::Gone { path: segment.path().to_path_buf() };
+        }
+        match self.source.bounds() {
+            Ok(bounds) if self.next < bounds.first_index => {
+                Error::OutOfRange { index: self.next, held: bounds.first_index..bounds.next_index }
+            }
+            _ => error,
+        }
+    }
+
+    fn seek(&mut self) -> Result<()> {
+        let extent = self.source.extent_of(self.next)?;
+        let block = find_block(&*self.source, &extent, self.next)?;
+        let reader = extent.segment.open()?.reader;
+        let records = Records::new(reader, block, 0, None, true);
+        self.run_blocks = 0..0;
+        self.place = Some(Place { extent, reader, records });
+        Ok(())
+    }
+
+    fn fetch(&mut self, block: u32) -> Result<()> {
+        let Some(place) = &mut self.place else { return Ok(()) };
+        let block_bytes = place.extent.segment.block_bytes;
+        let wanted = if self.run.is_empty() { FIRST_RUN_BYTES } else { RUN_BYTES }.max(block_bytes * 2);
+        if self.run.len() != wanted {
+            self.run = AlignedBuf::zeroed(wanted);
+        }
+        place.extent = match self.source.extent_of(self.next)? {
+            newer if newer.segment.segment_id == place.extent.segment.segment_id => newer,
+            _ => place.extent.clone(),
+        };
+        let count = self.source.fetch(&place.extent, block, &mut self.run)?;
+        self.run_blocks = block..block + (count / block_bytes) as u32;
+        Ok(())
+    }
+
+    /// The segment holds no more records: the next one must be in another.
+    fn leave_segment(&mut self) -> Result<()> {
+        let Some(place) = self.place.take() else { return Ok(()) };
+        let next = self.source.extent_of(self.next)?;
+        if next.segment.segment_id != place.extent.segment.segment_id {
+            return Ok(());
+        }
+        let segment = &place.extent.segment;
+        let position = segment.position_of(place.records.block());
+        let records = Some(self.next..place.extent.next_index.max(self.next + 1));
+        let error = Error::corrupt(segment.path(), position, records, "the record is missing");
+        Err(self.explain(segment, error))
+    }
+}
+
+fn payload_of<'a>(found: &FoundRecord, stored: &'a [u8], segment: &Segment) -> Result<Cow<'a, [u8]>> {
+    if found.compression == Compression::None {
+        return Ok(Cow::Borrowed(stored));
+    }
+    found.compression.decompress(stored, found.raw_bytes).map(Cow::Owned).map_err(|fault| {
+        let position = segment.position_of(found.start.0) + u64::from(found.start.1);
+        Error::corrupt(segment.path(), position, Some(found.index..found.index + 1), fault)
+    })
+}
+
+/// The segment of a record and the position behind it.
+pub(crate) fn end_of_record(source: &dyn Source, index: u64) -> Result<(Extent, u64)> {
+    let located = locate(source, index)?;
+    let end = located.extent.segment.position_of(located.found.end.0) + u64::from(located.found.end.1);
+    Ok((located.extent, end))
+}
+
+/// A record's place.
+pub(crate) struct Located {
+    pub(crate) extent: Extent,
+    pub(crate) found: FoundRecord,
+}
+
+/// Finds a record that is within bounds.
+pub(crate) fn locate(source: &dyn Source, index: u64) -> Result<Located> {
+    let extent = source.extent_of(index)?;
+    let mut block = find_block(source, &extent, index)?;
+    let reader = extent.segment.open()?.reader;
+    let mut records = Records::new(reader, block, 0, None, false);
+    let mut run = AlignedBuf::zeroed(FIRST_RUN_BYTES.max(extent.segment.block_bytes * 2));
+    let mut fetched_at = None;
+    loop {
+        if fetched_at == Some(block) {
+            let position = extent.segment.position_of(block);
+            let records = Some(index..index + 1);
+            return Err(Error::corrupt(extent.segment.path(), position, records, "the record is missing"));
+        }
+        fetched_at = Some(block);
+        let count = source.fetch(&extent, block, &mut run)?;
+        loop {
+            match records.next(&run[..count], block) {
+                Ok(Step::Record(found)) if found.index >= index => return Ok(Located { extent, found }),
+                Ok(Step::Record(_)) => {}
+                Ok(Step::EndOfRun) => break,
+                Err(fault) => return Err(extent.segment.corruption(&fault, Some(index..index + 1))),
+            }
+        }
+        block = records.block();
+    }
+}
+
+/// Reads records backward.
+///
+/// From a block's tailer to its last slice, from each slice's start to the tailer of the one before, and for a record of
+/// several slices by its record tailer to its beginning: nothing is read forward but the record itself.
+#[derive(Debug)]
+pub struct ReverseCursor {
+    source: Arc<dyn Source>,
+    /// Index after the record that comes next.
+    next: u64,
+    start: u64,
+    place: Option<ReversePlace>,
+    run: AlignedBuf,
+    run_blocks: std::ops::Range<u32>,
+}
+
+#[derive(Debug)]
+struct ReversePlace {
+    extent: Extent,
+    block: u32,
+    /// Offset behind the slice that comes next; `None` at the end of the block.
+    end: Option<usize>,
+}
+
+impl ReverseCursor {
+    pub(crate) fn new(source: Arc<dyn Source>, start: u64, end: u64) -> Self {
+        ReverseCursor { source, next: end, start, place: None, run: AlignedBuf::zeroed(0), run_blocks: 0..0 }
+    }
+
+    /// The record before the one answered last, or `None` at the start of the range or of the stream.
+    ///
+    /// # Errors
+    /// As for [`Cursor::next_record`].
+    pub fn next_record(&mut self) -> Result<Option<Record>> {
+        let bounds = self.source.bounds()?;
+        let start = self.start.max(bounds.first_index);
+        if self.next <= start {
+            return Ok(None);
+        }
+        let index = self.next - 1;
+        if self.place.is_none() {
+            let located = locate(&*self.source, index)?;
+            let (block, offset) = located.found.end;
+            self.place = Some(ReversePlace { extent: located.extent, block, end: Some(usize::from(offset)) });
+            self.run_blocks = 0..0;
+        }
+        let record = self.step(index)?;
+        self.next = index;
+        Ok(Some(record))
+    }
+
+    fn step(&mut self, index: u64) -> Result<Record> {
+        loop {
+            let place = self.place.as_mut().expect("the caller set the place");
+            let segment = Arc::clone(&place.extent.segment);
+            if index < segment.base_index {
+                let extent = self.source.extent_of(index)?;
+                let block = extent.last_block();
+                *place = ReversePlace { extent, block, end: None };
+                self.run_blocks = 0..0;
+                continue;
+            }
+            let block = place.block;
+            if block == 0 {
+                return Err(lost(&segment, block, index, "the record is missing"));
+            }
+            self.cover(block)?;
+            let place = self.place.as_mut().expect("still set");
+            let at = (block - self.run_blocks.start) as usize * segment.block_bytes;
+            let image = &self.run[at..at + segment.block_bytes];
+            let reader = segment.open()?.reader;
+            let header: BlockHeader =
+                reader.header(image, block).map_err(|fault| lost(&segment, block, index, fault))?;
+            let start = match place.end {
+                Some(end) if end <= BLOCK_HEADER_BYTES => {
+                    (place.block, place.end) = (block - 1, None);
+                    continue;
+                }
+                Some(end) => SliceView::start_of_previous(image, end)
+                    .ok_or_else(|| lost(&segment, block, index, "no slice ends where one should"))?,
+                None => usize::from(
+                    reader
+                        .last_slice_start(image, &header)
+                        .map_err(|fault| lost(&segment, block, index, fault))?,
+                ),
+            };
+            let slice = SliceView::decode(image, &header, start, reader.checksum)
+                .map_err(|fault| lost(&segment, block, index, fault))?;
+            if slice.index > index || !slice.is_last {
+                place.end = Some(start);
+                continue;
+            }
+            if slice.index < index {
+                let reason = format!("found record {}, expected {index}", slice.index);
+                return Err(lost(&segment, block, index, reason));
+            }
+            let first = match slice.number {
+                0 => (block, start),
+                _ => {
+                    let tailer = RecordTailer::decode(slice.body)
+                        .map_err(|fault| lost(&segment, block, index, fault))?;
+                    (tailer.first_block, usize::from(tailer.first_offset))
+                }
+            };
+            (place.block, place.end) = (first.0, Some(first.1));
+            return self.read_at(index, first);
+        }
+    }
+
+    /// Reads the record that begins at a block and offset.
+    fn read_at(&mut self, index: u64, first: (u32, usize)) -> Result<Record> {
+        let extent = self.place.as_ref().expect("still set").extent.clone();
+        let segment = &extent.segment;
+        let reader = segment.open()?.reader;
+        let mut records = Records::new(reader, first.0, first.1, Some(index), true);
+        if !self.run_blocks.contains(&first.0) {
+            self.cover(first.0)?;
+        }
+        loop {
+            let run_bytes = self.run_blocks.len() * segment.block_bytes;
+            match records.next(&self.run[..run_bytes], self.run_blocks.start) {
+                Ok(Step::Record(found)) => {
+                    let stored = match found.in_run.clone() {
+                        Some(range) => &self.run[range],
+                        None => records.assembled(),
+                    };
+                    let payload = payload_of(&found, stored, segment)?.into_owned();
+                    return Ok(Record { index: found.index, type_code: found.type_code, payload });
+                }
+                Ok(Step::EndOfRun) => {
+                    let block = records.block();
+                    let before = self.run_blocks.clone();
+                    self.fetch_from(block)?;
+                    if self.run_blocks == before {
+                        return Err(lost(segment, block, index, "the record does not end"));
+                    }
+                }
+                Err(fault) => return Err(segment.corruption(&fault, Some(index..index + 1))),
+            }
+        }
+    }
+
+    /// Fetches a run that ends with `block`, unless it is at hand.
+    fn cover(&mut self, block: u32) -> Result<()> {
+        if self.run_blocks.contains(&block) {
+            return Ok(());
+        }
+        let block_bytes = self.place.as_ref().map_or(512, |place| place.extent.segment.block_bytes);
+        let blocks = (RUN_BYTES / 4 / block_bytes).max(2) as u32;
+        let first = (block + 1).saturating_sub(blocks).max(1);
+        self.fetch_from(first)?;
+        // Blocks in memory and on disk come in separate fetches.
+        while !self.run_blocks.contains(&block) && !self.run_blocks.is_empty() {
+            let next = self.run_blocks.end;
+            self.fetch_from(next)?;
+        }
+        if self.run_blocks.contains(&block) {
+            return Ok(());
+        }
+        let segment = Arc::clone(&self.place.as_ref().expect("still set").extent.segment);
+        Err(lost(&segment, block, self.next.saturating_sub(1), "the block is missing"))
+    }
+
+    fn fetch_from(&mut self, first: u32) -> Result<()> {
+        let place = self.place.as_ref().expect("still set");
+        let block_bytes = place.extent.segment.block_bytes;
+        let wanted = (RUN_BYTES / 4).max(block_bytes * 2);
+        if self.run.len() != wanted {
+            self.run = AlignedBuf::zeroed(wanted);
+        }
+        let count = self.source.fetch(&place.extent, first, &mut self.run)?;
+        self.run_blocks = first..first + (count / block_bytes) as u32;
+        Ok(())
+    }
+}
+
+fn lost(segment: &Segment, block: u32, index: u64, reason: impl ToString) -> Error {
+    Error::corrupt(segment.path(), segment.position_of(block), Some(index..index + 1), reason)
+}

@@ -1,0 +1,93 @@
+//! Settings of a record stream.
+
+use crate::codec::{BLOCK_BYTES_DEFAULT, Checksum, Compression, is_block_size};
+use crate::error::{Error, Result};
+
+/// How space is made ready before records are written into it. Purged segments are always reused first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpacePolicy {
+    /// [`SpacePolicy::Zeros`] while writes are small, [`SpacePolicy::Allocate`] once they are large.
+    #[default]
+    Adaptive,
+    /// Write zeros ahead: each sync then touches no file-system metadata, but bytes are written twice.
+    Zeros,
+    /// Reserve without writing: each byte is written once, but small syncs cost about half as much again.
+    Allocate,
+}
+
+/// Settings of a record stream. Those marked *fixed* are kept from its creation on.
+#[derive(Clone, Debug)]
+pub struct StreamOptions {
+    /// Bytes of a block: a power of two from 512 to 32768. Fixed.
+    pub block_bytes: usize,
+    /// How blocks and slices are checked. Fixed.
+    pub checksum: Checksum,
+    /// Compression of new records.
+    pub compression: Compression,
+    /// Largest payload of a record in bytes; at most 1 GiB. Fixed.
+    pub record_limit_bytes: u32,
+    /// Segments grow up to this size, from half a MiB in proportion to the live bytes.
+    pub segment_bytes: u64,
+    /// Most bytes written before they are synced: also the size of a write buffer. Fixed per segment.
+    pub in_flight_bytes: usize,
+    /// Memory for recent records, in bytes.
+    pub cache_bytes: usize,
+    /// How space is made ready.
+    pub space: SpacePolicy,
+    /// Index of the first record of a new stream.
+    pub first_index: u64,
+    /// Whether a missing stream is created.
+    pub create: bool,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        StreamOptions {
+            block_bytes: BLOCK_BYTES_DEFAULT,
+            checksum: Checksum::default(),
+            compression: Compression::None,
+            record_limit_bytes: 256 << 20,
+            segment_bytes: 64 << 20,
+            in_flight_bytes: 1 << 20,
+            cache_bytes: 4 << 20,
+            space: SpacePolicy::default(),
+            first_index: 0,
+            create: true,
+        }
+    }
+}
+
+/// The largest record limit: lengths and their sums stay far from 32 bits.
+const RECORD_LIMIT_BYTES_MAX: u32 = 1 << 30;
+
+impl StreamOptions {
+    pub(crate) fn check(&self) -> Result<()> {
+        let wrong = |option, value: String, expected: String| Err(Error::InvalidOption { option, value, expected });
+        if !is_block_size(self.block_bytes) {
+            let expected = "a power of two from 512 to 32768".to_string();
+            return wrong("block_bytes", self.block_bytes.to_string(), expected);
+        }
+        if self.record_limit_bytes > RECORD_LIMIT_BYTES_MAX {
+            let expected = format!("at most {RECORD_LIMIT_BYTES_MAX}");
+            return wrong("record_limit_bytes", self.record_limit_bytes.to_string(), expected);
+        }
+        let in_flight_min = self.block_bytes * 4;
+        if self.in_flight_bytes < in_flight_min
+            || self.in_flight_bytes > 1 << 30
+            || !self.in_flight_bytes.is_multiple_of(self.block_bytes)
+        {
+            let expected = format!("a multiple of the block size from {in_flight_min} to 1 GiB");
+            return wrong("in_flight_bytes", self.in_flight_bytes.to_string(), expected);
+        }
+        let segment_min = (self.block_bytes * 8) as u64;
+        if self.segment_bytes < segment_min || self.segment_bytes > 1 << 40 {
+            let expected = format!("from {segment_min} bytes to 1 TiB");
+            return wrong("segment_bytes", self.segment_bytes.to_string(), expected);
+        }
+        if self.first_index > u64::MAX / 2 {
+            let expected = "below 2^63".to_string();
+            return wrong("first_index", self.first_index.to_string(), expected);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! Recent records in memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::block::Batch;
+use crate::io::AlignedBuf;
+
+/// The batches written last, kept as the images they were written from: direct I/O leaves nothing in the page cache,
+/// and tailing readers should not cost the disk a read.
+///
+/// **Invariants.** Batches are in the order they were formed. A batch may begin with a newer image of the block the
+/// one before ends with; the newest counts. The memory held is at most the limit plus the batch in flight.
+#[derive(Debug)]
+pub(crate) struct RecordCache {
+    batches: VecDeque<Cached>,
+    memory_bytes: usize,
+    limit_bytes: usize,
+    /// A buffer that fell out of the cache, for the next batch.
+    spare: Option<AlignedBuf>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    segment_base: u64,
+    batch: Arc<Batch>,
+}
+
+impl RecordCache {
+    pub(crate) fn new(limit_bytes: usize) -> Self {
+        RecordCache { batches: VecDeque::new(), memory_bytes: 0, limit_bytes, spare: None }
+    }
+
+    /// Adds the batch formed last.
+    pub(crate) fn push(&mut self, segment_base: u64, batch: Arc<Batch>) {
+        // A lone writer rewrites its tail block many times: images that a newer one covers are of no use.
+        while let Some(last) = self.batches.back()
+            && last.segment_base == segment_base
+            && last.batch.block_numbers().start >= batch.block_numbers().start
+        {
+            self.remove(self.batches.len() - 1);
+        }
+        self.memory_bytes += batch.memory_bytes();
+        self.batches.push_back(Cached { segment_base, batch });
+        while self.memory_bytes > self.limit_bytes && self.batches.len() > 1 {
+            self.remove(0);
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let Some(removed) = self.batches.remove(at) else { return };
+        self.memory_bytes -= removed.batch.memory_bytes();
+        if let Some(batch) = Arc::into_inner(removed.batch) {
+            self.spare = Some(batch.into_buffer());
+        }
+    }
+
+    /// A buffer to form the next batch in.
+    pub(crate) fn take_spare(&mut self) -> Option<AlignedBuf> {
+        self.spare.take()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.batches.clear();
+        self.memory_bytes = 0;
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes + self.spare.as_ref().map_or(0, |spare| spare.len())
+    }
+
+    /// The block in which a record of the segment begins, if it is here.
+    pub(crate) fn block_of(&self, segment_base: u64, index: u64) -> Option<u32> {
+        self.of_segment(segment_base).find_map(|batch| batch.block_of(index))
+    }
+
+    /// Copies blocks from `first` on into `target`; `end` is where newer images than ours begin. Zero bytes if the
+    /// block is not here.
+    pub(crate) fn copy_blocks(&self, segment_base: u64, first: u32, end: u32, target: &mut [u8]) -> usize {
+        let mut end = end;
+        for batch in self.of_segment(segment_base) {
+            let numbers = batch.block_numbers();
+            if numbers.contains(&first) && first < end {
+                let copied = batch.copy_blocks(first, target);
+                let wanted = (end - first) as usize * (batch.bytes().len() / numbers.len());
+                return copied.min(wanted);
+            }
+            end = end.min(numbers.start);
+        }
+        0
+    }
+
+    /// The lowest block of the segment that is here.
+    pub(crate) fn first_block(&self, segment_base: u64) -> Option<u32> {
+        self.of_segment(segment_base).last().map(|batch| batch.block_numbers().start)
+    }
+
+    /// The segment's batches, newest first.
+    fn of_segment(&self, segment_base: u64) -> impl Iterator<Item = &Arc<Batch>> {
+        self.batches
+            .iter()
+            .rev()
+            .skip_while(move |cached| cached.segment_base != segment_base)
+            .take_while(move |cached| cached.segment_base == segment_base)
+            .map(|cached| &cached.batch)
+    }
+}

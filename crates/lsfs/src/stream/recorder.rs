@@ -1,0 +1,1106 @@
+//! The write path: records into blocks, blocks to the disk, waiters to their answers.
+//!
+//! The principal type is [`Recorder`]. Appenders encode their records into the open buffer under one short lock. One
+//! thread at a time carries a buffer to the disk: a lone blocking caller does so itself, inline; when more is waiting
+//! at the end of a write, the background committer goes on. While a buffer is in flight the other one fills, so the
+//! size of a batch follows from the load and nothing waits for a timer (docs/design/0002-group-commit.md).
+//!
+//! **Invariants.** Blocks of a stream are written by one write at a time, each durable before the next begins.
+//! `durable_index` only grows within an epoch, and only after the write that carried the records returned success.
+//! After the first failed write nothing is written any more. Lock order: manifest, then tail; no lock is held during
+//! I/O except the manifest's.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+
+use crate::block::{BlockWriter, Identity, PendingRecord};
+use crate::codec::{Compression, FileHeader, FileKind, Manifest, StreamId};
+use crate::directory::{self, WriterLock};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::final_data::StatePair;
+use crate::io::{Access, AlignedBuf, Background, EventWord, SharedPage, Step, WriteSync};
+use crate::metrics::{Counter, Histogram};
+use crate::stream::live::{self, Published};
+use crate::stream::options::StreamOptions;
+use crate::stream::record_cache::RecordCache;
+use crate::stream::recovery;
+use crate::stream::segment::{Extent, Segment};
+use crate::stream::space::{Space, Spare};
+
+/// What a caller of `append_then` is called with.
+pub(crate) type Callback = Box<dyn FnOnce(Result<u64>) + Send>;
+
+/// The sequence number of a batch; batches become durable in this order.
+pub(crate) type Sequence = u64;
+
+/// The shared core of an open stream.
+pub(crate) struct Recorder {
+    pub(crate) env: Env,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: StreamOptions,
+    pub(crate) stream_id: StreamId,
+    tail: Mutex<Tail>,
+    /// Appenders waiting for room in the buffer, and whoever waits to be exclusive.
+    room: Condvar,
+    /// Every batch up to this one is durable.
+    done: AtomicU64,
+    failed: AtomicBool,
+    /// Blocking appenders sleep on the word of their batch's parity, so one wake reaches just that batch.
+    words: [EventWord; 2],
+    manifest: Mutex<ManifestFile>,
+    pub(crate) space: Space,
+    live: Box<dyn SharedPage>,
+    lock: Mutex<Option<WriterLock>>,
+    committer: OnceLock<Box<dyn Background>>,
+    preparer: OnceLock<Box<dyn Background>>,
+    pub(crate) metrics: Metrics,
+}
+
+#[derive(Debug)]
+pub(crate) struct ManifestFile {
+    pair: StatePair,
+    value: Manifest,
+}
+
+/// What the recorder counts.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) appended_records: Counter,
+    pub(crate) appended_bytes: Counter,
+    pub(crate) writes: Counter,
+    pub(crate) written_bytes: Counter,
+    pub(crate) write_latency: Histogram,
+    pub(crate) append_latency: Histogram,
+}
+
+/// The state behind the one lock of the write path.
+struct Tail {
+    writer: BlockWriter,
+    active: Arc<Segment>,
+    capacity_bytes: u64,
+    /// Segments before the active one.
+    sealed: Vec<Extent>,
+    sealed_bytes: u64,
+    first_index: u64,
+    next_index: u64,
+    durable_index: u64,
+    durable_position: u64,
+    epoch: u32,
+    /// The batch that is being filled.
+    filling: Sequence,
+    /// A batch is on its way to the disk.
+    flushing: bool,
+    /// Somebody changes more than the buffer: nobody else may append or flush.
+    exclusive: bool,
+    committer_kicked: bool,
+    room_waiters: u32,
+    sleepers: [u32; 2],
+    callbacks: [Vec<(u64, Callback)>; 2],
+    wakers: [Vec<Waker>; 2],
+    cache: RecordCache,
+    average_write_bytes: u64,
+    failure: Option<Failure>,
+    closed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    cause: Error,
+    batch: Sequence,
+    records: Range<u64>,
+}
+
+type TailGuard<'a> = MutexGuard<'a, Tail>;
+
+/// The places of a stream at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) first_index: u64,
+    pub(crate) next_index: u64,
+    pub(crate) durable_index: u64,
+}
+
+/// What a stream is built from once its directory was recovered.
+pub(crate) struct Recovered {
+    pub(crate) manifest: Manifest,
+    pub(crate) pair: StatePair,
+    pub(crate) sealed: Vec<Extent>,
+    pub(crate) active: Extent,
+}
+
+impl Recorder {
+    /// Builds the write path on a recovered directory, in a new epoch.
+    pub(crate) fn start(
+        env: Env,
+        dir: &Path,
+        options: StreamOptions,
+        lock: WriterLock,
+        recovered: Recovered,
+    ) -> Result<Arc<Recorder>> {
+        let Recovered { manifest, pair, sealed, active } = recovered;
+        let space = Space::new(&env, dir, &options);
+        let live_path = dir.join(directory::LIVE_NAME);
+        let live = env
+            .disk
+            .shared_page(&live_path, true)
+            .map_err(|error| Error::write("create", &live_path, 4096, error))?;
+        let open = active.segment.open()?;
+        let capacity_bytes =
+            open.file.len().map_err(|error| Error::io("measure", active.segment.path(), error))?;
+        let in_flight_bytes = (open.header.in_flight_bytes as usize).max(options.block_bytes * 4);
+        let first_block = active.end_position.div_ceil(options.block_bytes as u64) as u32;
+        let writer = BlockWriter::new(
+            identity(&options, active.segment.segment_id, manifest.epoch),
+            first_block,
+            in_flight_bytes,
+        );
+        let tail = Tail {
+            writer,
+            active: active.segment,
+            capacity_bytes,
+            sealed_bytes: sealed.iter().map(|extent| extent.end_position).sum(),
+            sealed,
+            first_index: manifest.first_index,
+            next_index: active.next_index,
+            durable_index: active.next_index,
+            durable_position: active.end_position,
+            epoch: manifest.epoch,
+            filling: 1,
+            flushing: false,
+            exclusive: false,
+            committer_kicked: false,
+            room_waiters: 0,
+            sleepers: [0; 2],
+            callbacks: [Vec::new(), Vec::new()],
+            wakers: [Vec::new(), Vec::new()],
+            cache: RecordCache::new(options.cache_bytes),
+            average_write_bytes: 0,
+            failure: None,
+            closed: false,
+        };
+        let recorder = Arc::new(Recorder {
+            stream_id: manifest.stream_id,
+            env,
+            dir: dir.to_path_buf(),
+            options,
+            tail: Mutex::new(tail),
+            room: Condvar::new(),
+            done: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            words: Default::default(),
+            manifest: Mutex::new(ManifestFile { pair, value: manifest }),
+            space,
+            live,
+            lock: Mutex::new(Some(lock)),
+            committer: OnceLock::new(),
+            preparer: OnceLock::new(),
+            metrics: Metrics::default(),
+        });
+        recorder.spawn_background()?;
+        recorder.publish(&recorder.tail());
+        Ok(recorder)
+    }
+
+    fn spawn_background(self: &Arc<Self>) -> Result<()> {
+        let spawn = |name, step: fn(&Recorder)| {
+            let recorder: Weak<Recorder> = Arc::downgrade(self);
+            let task = Box::new(move || {
+                if let Some(recorder) = recorder.upgrade() {
+                    step(&recorder);
+                }
+                Step::Idle
+            });
+            self.env.runtime.spawn(name, task).map_err(|error| Error::io("start a thread for", &self.dir, error))
+        };
+        let (committer, preparer) = (spawn("lsfs-commit", Recorder::commit_step)?, spawn("lsfs-space", Recorder::prepare_step)?);
+        // Set once, here, before anybody else has the recorder.
+        let _first = (self.committer.set(committer), self.preparer.set(preparer));
+        Ok(())
+    }
+
+    fn tail(&self) -> TailGuard<'_> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn manifest(&self) -> MutexGuard<'_, ManifestFile> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for_room<'a>(&self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
+        tail.room_waiters += 1;
+        let mut tail = self.room.wait(tail).unwrap_or_else(PoisonError::into_inner);
+        tail.room_waiters -= 1;
+        tail
+    }
+
+    fn announce_room(&self, tail: &Tail) {
+        if tail.room_waiters > 0 {
+            self.room.notify_all();
+        }
+    }
+
+    // ---- appending ----
+
+    /// Puts a record into the open buffer; answers its index and its batch.
+    fn enqueue<'a>(
+        &'a self,
+        mut tail: TailGuard<'a>,
+        type_code: u64,
+        payload: &Payload<'_>,
+    ) -> Result<(TailGuard<'a>, u64, Sequence)> {
+        loop {
+            self.check_usable(&tail)?;
+            if tail.exclusive {
+                tail = self.wait_for_room(tail);
+            } else if tail.must_roll(payload.stored.len()) {
+                tail = self.roll(tail, payload.stored.len())?;
+            } else if tail.writer.fits(payload.stored.len()) {
+                break;
+            } else if tail.flushing {
+                tail = self.wait_for_room(tail);
+            } else if !tail.writer.is_empty() {
+                tail = self.flush(tail);
+            } else {
+                tail = self.enter_exclusive(tail)?;
+                if tail.must_roll(payload.stored.len()) {
+                    // Others appended while we waited.
+                    self.leave_exclusive(tail);
+                    tail = self.tail();
+                    continue;
+                }
+                return self.enqueue_large(tail, type_code, payload);
+            }
+        }
+        let index = tail.next_index;
+        let mut record = payload.pending(index, type_code);
+        assert!(tail.writer.put(&mut record), "the buffer has room for the record");
+        tail.next_index += 1;
+        let batch = tail.filling;
+        Ok((tail, index, batch))
+    }
+
+    /// A record larger than a buffer passes through several of them; the caller is exclusive, and no longer after.
+    fn enqueue_large<'a>(
+        &'a self,
+        mut tail: TailGuard<'a>,
+        type_code: u64,
+        payload: &Payload<'_>,
+    ) -> Result<(TailGuard<'a>, u64, Sequence)> {
+        let index = tail.next_index;
+        let mut record = payload.pending(index, type_code);
+        while !tail.writer.put(&mut record) {
+            tail = self.flush(tail);
+            if tail.failure.is_some() {
+                tail.exclusive = false;
+                self.announce_room(&tail);
+                self.check_usable(&tail)?;
+            }
+        }
+        tail.next_index += 1;
+        let batch = tail.filling;
+        tail.exclusive = false;
+        self.announce_room(&tail);
+        Ok((tail, index, batch))
+    }
+
+    pub(crate) fn append(&self, type_code: u64, payload: &Payload<'_>) -> Result<u64> {
+        let started = self.env.runtime.now();
+        let (tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
+        self.count_append(payload);
+        self.commit(tail, batch)?;
+        self.metrics.append_latency.record(self.env.runtime.now().saturating_sub(started));
+        Ok(index)
+    }
+
+    pub(crate) fn append_buffered(&self, type_code: u64, payload: &Payload<'_>) -> Result<u64> {
+        let (tail, index, _) = self.enqueue(self.tail(), type_code, payload)?;
+        self.count_append(payload);
+        // Half a buffer is worth a write of its own; the other half takes what comes meanwhile.
+        if tail.writer.pending_bytes() * 2 >= self.options.in_flight_bytes {
+            self.kick_committer(tail);
+        }
+        Ok(index)
+    }
+
+    pub(crate) fn append_pending(&self, type_code: u64, payload: &Payload<'_>) -> Result<(u64, Sequence)> {
+        let (tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
+        self.count_append(payload);
+        self.kick_committer(tail);
+        Ok((index, batch))
+    }
+
+    pub(crate) fn append_then(&self, type_code: u64, payload: &Payload<'_>, callback: Callback) -> Result<u64> {
+        let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
+        self.count_append(payload);
+        tail.callbacks[parity(batch)].push((index, callback));
+        self.kick_committer(tail);
+        Ok(index)
+    }
+
+    /// Makes everything appended so far durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let tail = self.tail();
+        let batch = if tail.writer.is_empty() { tail.filling - 1 } else { tail.filling };
+        self.commit(tail, batch)
+    }
+
+    fn count_append(&self, payload: &Payload<'_>) {
+        self.metrics.appended_records.add(1);
+        self.metrics.appended_bytes.add(u64::from(payload.raw_bytes));
+    }
+
+    /// Returns when the batch is durable: flushes it here if nobody else is flushing, sleeps otherwise.
+    fn commit<'a>(&'a self, mut tail: TailGuard<'a>, batch: Sequence) -> Result<()> {
+        loop {
+            if let Some(outcome) = self.outcome(&tail, batch) {
+                return outcome;
+            }
+            if !tail.flushing && !tail.exclusive && tail.filling == batch {
+                tail = self.flush(tail);
+                if !tail.writer.is_empty() && !tail.flushing {
+                    self.kick_committer(tail);
+                    tail = self.tail();
+                }
+                continue;
+            }
+            tail.sleepers[parity(batch)] += 1;
+            drop(tail);
+            if !self.env.runtime.run_instead_of_waiting() {
+                self.sleep_until_done(batch);
+            }
+            if self.done.load(Ordering::Acquire) >= batch {
+                return Ok(());
+            }
+            tail = self.tail();
+        }
+    }
+
+    fn sleep_until_done(&self, batch: Sequence) {
+        let word = &self.words[parity(batch)];
+        loop {
+            let seen = word.load();
+            if self.done.load(Ordering::Acquire) >= batch || self.failed.load(Ordering::Acquire) {
+                return;
+            }
+            word.wait(seen);
+        }
+    }
+
+    fn outcome(&self, tail: &Tail, batch: Sequence) -> Option<Result<()>> {
+        if self.done.load(Ordering::Acquire) >= batch {
+            return Some(Ok(()));
+        }
+        tail.failure.as_ref().map(|failure| Err(self.failure_of(failure, batch)))
+    }
+
+    /// What the failure means for a batch that was waiting.
+    fn failure_of(&self, failure: &Failure, batch: Sequence) -> Error {
+        if batch == failure.batch {
+            let records = failure.records.clone();
+            return Error::Indeterminate { records, cause: Box::new(failure.cause.clone()) };
+        }
+        Error::Poisoned { path: self.dir.clone(), cause: Box::new(failure.cause.clone()) }
+    }
+
+    fn check_usable(&self, tail: &Tail) -> Result<()> {
+        if let Some(failure) = &tail.failure {
+            return Err(Error::Poisoned { path: self.dir.clone(), cause: Box::new(failure.cause.clone()) });
+        }
+        if tail.closed { Err(Error::Closed { path: self.dir.clone() }) } else { Ok(()) }
+    }
+
+    /// Polls for a batch on behalf of a future; `slot` remembers where its waker is kept.
+    pub(crate) fn poll_done(
+        &self,
+        batch: Sequence,
+        context: &mut Context<'_>,
+        slot: &mut Option<usize>,
+    ) -> Poll<Result<()>> {
+        if self.done.load(Ordering::Acquire) >= batch {
+            return Poll::Ready(Ok(()));
+        }
+        let mut tail = self.tail();
+        if let Some(outcome) = self.outcome(&tail, batch) {
+            return Poll::Ready(outcome);
+        }
+        let wakers = &mut tail.wakers[parity(batch)];
+        match slot.and_then(|at| wakers.get_mut(at)) {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => {
+                *slot = Some(wakers.len());
+                wakers.push(context.waker().clone());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Blocks until the batch is durable.
+    pub(crate) fn wait_done(&self, batch: Sequence) -> Result<()> {
+        self.commit(self.tail(), batch)
+    }
+
+    // ---- flushing ----
+
+    fn kick_committer(&self, mut tail: TailGuard<'_>) {
+        if tail.flushing || tail.committer_kicked || tail.exclusive {
+            // Whoever flushes or is exclusive looks again before it goes.
+            return;
+        }
+        tail.committer_kicked = true;
+        drop(tail);
+        if let Some(committer) = self.committer.get() {
+            committer.kick();
+        }
+    }
+
+    /// The background committer: carries on as long as there is something to write.
+    fn commit_step(&self) {
+        let mut tail = self.tail();
+        tail.committer_kicked = false;
+        while !tail.flushing && !tail.exclusive && !tail.writer.is_empty() && tail.failure.is_none() {
+            tail = self.flush(tail);
+        }
+    }
+
+    /// Carries the open buffer to the disk and answers those who wait for it.
+    ///
+    /// The caller has seen, under this lock, that nobody else is flushing. Afterwards there may be a new buffer to
+    /// flush; if the caller goes away it kicks the committer.
+    fn flush<'a>(&'a self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
+        debug_assert!(!tail.flushing && !tail.writer.is_empty());
+        let sequence = tail.filling;
+        tail.filling += 1;
+        let records = tail.durable_index..tail.next_index;
+        let batch = Arc::new(tail.seal());
+        let segment = Arc::clone(&tail.active);
+        tail.cache.push(segment.base_index, Arc::clone(&batch));
+        tail.flushing = true;
+        self.announce_room(&tail);
+        drop(tail);
+
+        let started = self.env.runtime.now();
+        let written = segment.open().and_then(|open| {
+            let len = batch.bytes().len() as u64;
+            let failed = |error| Error::write("write", segment.path(), len, error);
+            open.file.write_all_at(batch.bytes(), batch.position(), WriteSync::Durable).map_err(failed)
+        });
+        self.metrics.write_latency.record(self.env.runtime.now().saturating_sub(started));
+        self.metrics.writes.add(1);
+        self.metrics.written_bytes.add(batch.bytes().len() as u64);
+
+        let mut tail = self.tail();
+        match written {
+            Ok(()) => {
+                let len = batch.bytes().len() as u64;
+                tail.average_write_bytes = (tail.average_write_bytes * 7 + len) / 8;
+                tail.durable_index = records.end;
+                tail.durable_position = batch.end_position();
+                self.publish(&tail);
+                self.done.store(sequence, Ordering::Release);
+            }
+            Err(cause) => self.fail(&mut tail, cause, sequence, records),
+        }
+        drop(batch);
+        self.answer(tail, sequence)
+    }
+
+    /// Wakes and calls everybody who waited for this batch, or for any batch after a failure.
+    fn answer<'a>(&'a self, mut tail: TailGuard<'a>, sequence: Sequence) -> TailGuard<'a> {
+        let failure = tail.failure.clone();
+        let parities = match failure {
+            None => parity(sequence)..parity(sequence) + 1,
+            Some(_) => 0..2,
+        };
+        for parity in parities {
+            let sleepers = std::mem::take(&mut tail.sleepers[parity]);
+            let wakers = std::mem::take(&mut tail.wakers[parity]);
+            let callbacks = std::mem::take(&mut tail.callbacks[parity]);
+            if sleepers == 0 && wakers.is_empty() && callbacks.is_empty() {
+                continue;
+            }
+            // Still flushing: the next batch's callbacks must not overtake these.
+            drop(tail);
+            if sleepers > 0 {
+                let word = &self.words[parity];
+                word.set_and_wake_all(word.load().wrapping_add(1));
+            }
+            wakers.into_iter().for_each(Waker::wake);
+            let of_batch = if failure.is_some() && parity != self::parity(sequence) { sequence + 1 } else { sequence };
+            for (index, callback) in callbacks {
+                callback(match &failure {
+                    None => Ok(index),
+                    Some(failure) => Err(self.failure_of(failure, of_batch)),
+                });
+            }
+            tail = self.tail();
+        }
+        tail.flushing = false;
+        self.announce_room(&tail);
+        if tail.wants_spare_look() && !tail.exclusive {
+            let (live, unused, average) = tail.space_facts();
+            if self.space.wants_spare(live, unused, average) {
+                drop(tail);
+                if let Some(preparer) = self.preparer.get() {
+                    preparer.kick();
+                }
+                tail = self.tail();
+            }
+        }
+        tail
+    }
+
+    /// The first failure: nothing more is written, what was not acknowledged is forgotten.
+    fn fail(&self, tail: &mut Tail, cause: Error, batch: Sequence, records: Range<u64>) {
+        if tail.failure.is_some() {
+            return;
+        }
+        tracing::error!(dir = %self.dir.display(), %cause, ?records, "stream stopped by a failed write");
+        tail.failure = Some(Failure { cause, batch, records });
+        tail.cache.clear();
+        tail.next_index = tail.durable_index;
+        self.failed.store(true, Ordering::Release);
+    }
+
+    fn publish(&self, tail: &Tail) {
+        live::publish(
+            &*self.live,
+            &Published {
+                epoch: tail.epoch,
+                segment_base: tail.active.base_index,
+                durable_index: tail.durable_index,
+                durable_position: tail.durable_position,
+                first_index: tail.first_index,
+            },
+        );
+    }
+
+    fn prepare_step(&self) {
+        let (live, unused, average) = self.tail().space_facts();
+        if let Err(error) = self.space.prepare(live, unused, average) {
+            // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
+            tracing::warn!(dir = %self.dir.display(), %error, "could not make a spare segment ready");
+        }
+    }
+
+    // ---- what needs the stream for itself ----
+
+    /// Waits until nobody appends or flushes and everything appended is durable.
+    fn enter_exclusive<'a>(&'a self, mut tail: TailGuard<'a>) -> Result<TailGuard<'a>> {
+        while tail.exclusive {
+            tail = self.wait_for_room(tail);
+        }
+        self.check_usable(&tail)?;
+        tail.exclusive = true;
+        while tail.flushing {
+            tail = self.wait_for_room(tail);
+        }
+        while !tail.writer.is_empty() && tail.failure.is_none() {
+            tail = self.flush(tail);
+        }
+        if let Err(error) = self.check_usable(&tail) {
+            self.leave_exclusive(tail);
+            return Err(error);
+        }
+        Ok(tail)
+    }
+
+    fn leave_exclusive(&self, mut tail: TailGuard<'_>) {
+        tail.exclusive = false;
+        self.announce_room(&tail);
+        if !tail.writer.is_empty() && tail.failure.is_none() {
+            self.kick_committer(tail);
+        }
+    }
+
+    /// Runs `change` with the stream for itself and no lock held; an error poisons the stream.
+    fn change<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        let tail = self.enter_exclusive(self.tail())?;
+        drop(tail);
+        let result = change();
+        let mut tail = self.tail();
+        if let Err(error) = &result
+            && !matches!(error, Error::OutOfRange { .. } | Error::Corrupt(_))
+        {
+            let (batch, records) = (tail.filling, tail.durable_index..tail.durable_index);
+            self.fail(&mut tail, error.clone(), batch, records);
+        }
+        self.leave_exclusive(tail);
+        result
+    }
+
+    /// Goes on in a new segment, with room for a record of `stored_bytes`.
+    fn roll<'a>(&'a self, tail: TailGuard<'a>, stored_bytes: usize) -> Result<TailGuard<'a>> {
+        drop(tail);
+        self.change(|| {
+            let tail = self.tail();
+            // Somebody else may have done it while we waited.
+            if !tail.must_roll(stored_bytes) {
+                return Ok(());
+            }
+            let needed = PendingRecord::space_bytes_max(stored_bytes, self.options.block_bytes);
+            if tail.next_index == tail.active.base_index {
+                drop(tail);
+                return self.extend_active(needed);
+            }
+            let base_index = tail.next_index;
+            let (live, _, average) = tail.space_facts();
+            drop(tail);
+            let header_bytes = self.options.block_bytes as u64;
+            let (segment, capacity) = self.new_segment(base_index, needed + header_bytes, live, average)?;
+            let mut manifest = self.manifest();
+            let mut tail = self.tail();
+            let sealed = tail.active_extent();
+            tail.sealed_bytes += sealed.end_position;
+            tail.sealed.push(sealed.clone());
+            tail.begin_segment(&self.options, Arc::clone(&segment), capacity);
+            drop(tail);
+            manifest.save(self)?;
+            self.publish(&self.tail());
+            tracing::debug!(
+                dir = %self.dir.display(),
+                base = sealed.segment.base_index,
+                next = sealed.next_index,
+                bytes = sealed.end_position,
+                "segment sealed"
+            );
+            self.trim(&sealed);
+            Ok(())
+        })?;
+        Ok(self.tail())
+    }
+
+    /// A first record that is larger than its segment: the file grows before it is written.
+    fn extend_active(&self, needed_bytes: u64) -> Result<()> {
+        let (segment, end) = {
+            let tail = self.tail();
+            (Arc::clone(&tail.active), tail.writer.end_position())
+        };
+        let len = (end + needed_bytes).next_multiple_of(self.options.block_bytes as u64);
+        let file = &segment.open()?.file;
+        file.allocate(len)
+            .and_then(|()| file.sync())
+            .map_err(|error| Error::write("extend", segment.path(), needed_bytes, error))?;
+        self.tail().capacity_bytes = len;
+        Ok(())
+    }
+
+    /// Makes the file of a new segment and gives it its durable name.
+    fn new_segment(
+        &self,
+        base_index: u64,
+        min_bytes: u64,
+        live_bytes: u64,
+        average_write_bytes: u64,
+    ) -> Result<(Arc<Segment>, u64)> {
+        let spare = self.space.take(live_bytes, min_bytes, average_write_bytes)?;
+        let epoch = self.tail().epoch;
+        let len = spare.len;
+        let new = NewSegment { stream_id: self.stream_id, base_index, epoch };
+        let segment = create_segment(&self.env, &self.dir, &self.options, new, spare)?;
+        Ok((Arc::new(segment), len))
+    }
+
+    /// Gives back what a sealed segment did not use, if that is worth a change of the file.
+    fn trim(&self, sealed: &Extent) {
+        let Ok(open) = sealed.segment.open() else { return };
+        let used = sealed.end_position.next_multiple_of(self.options.block_bytes as u64);
+        let trimmed = open.file.len().and_then(|len| {
+            if len - used.min(len) > (len / 8).max(64 << 10) { open.file.set_len(used) } else { Ok(()) }
+        });
+        if let Err(error) = trimmed {
+            tracing::warn!(path = %sealed.segment.path().display(), %error, "could not trim a sealed segment");
+        }
+    }
+
+    /// See `RecordStream::truncate_after`.
+    pub(crate) fn truncate_after(&self, index: u64) -> Result<()> {
+        self.change(|| {
+            let bounds = self.bounds();
+            if index + 1 == bounds.next_index {
+                return Ok(());
+            }
+            if index.saturating_add(1) < bounds.first_index || index >= bounds.next_index {
+                return Err(Error::OutOfRange { index, held: bounds.first_index..bounds.next_index });
+            }
+            let (extent, end_position) = crate::stream::cursor::end_of_record(self, index)?;
+            self.end_at(extent, index + 1, end_position)
+        })
+    }
+
+    /// See `RecordStream::reset_to`.
+    pub(crate) fn reset_to(&self, index: u64) -> Result<()> {
+        self.change(|| {
+            let bounds = self.bounds();
+            let existing = self.extents().into_iter().find(|extent| extent.segment.base_index == index);
+            let start = self.options.block_bytes as u64;
+            if let Some(extent) = existing {
+                self.tail().first_index = index;
+                return self.end_at(Extent { next_index: index, ..extent }, index, start);
+            }
+            let (live, _, average) = self.tail().space_facts();
+            let (segment, capacity) = self.new_segment(index, start * 2, live, average)?;
+            let mut manifest = self.manifest();
+            let mut tail = self.tail();
+            let dropped = tail.take_all_extents();
+            tail.first_index = index;
+            tail.next_index = index;
+            tail.epoch += 1;
+            tail.begin_segment(&self.options, segment, capacity);
+            drop(tail);
+            manifest.save(self)?;
+            self.publish(&self.tail());
+            self.drop_segments(dropped);
+            tracing::info!(dir = %self.dir.display(), ?bounds, index, "stream reset");
+            Ok(())
+        })
+    }
+
+    /// Ends the stream in `extent` at `end_position`, before record `next_index`: the decision is made durable in the
+    /// manifest first, then the files follow.
+    fn end_at(&self, extent: Extent, next_index: u64, end_position: u64) -> Result<()> {
+        let capacity = {
+            // The segment may have been sealed; it is written to again.
+            let file = &extent.segment.open()?.file;
+            file.len().map_err(|error| Error::io("measure", extent.segment.path(), error))?
+        };
+        let mut manifest = self.manifest();
+        let mut tail = self.tail();
+        let mut dropped = tail.take_all_extents();
+        let keep = |candidate: &Extent| {
+            candidate.segment.base_index < extent.segment.base_index && candidate.next_index > tail.first_index
+        };
+        let kept: Vec<Extent> = dropped.iter().filter(|candidate| keep(candidate)).cloned().collect();
+        dropped.retain(|candidate| {
+            candidate.segment.base_index != extent.segment.base_index && !keep(candidate)
+        });
+        tail.sealed_bytes = kept.iter().map(|extent| extent.end_position).sum();
+        tail.sealed = kept;
+        tail.next_index = next_index;
+        tail.epoch += 1;
+        tail.begin_segment(&self.options, Arc::clone(&extent.segment), capacity);
+        tail.resume_at(&self.options, end_position);
+        drop(tail);
+        manifest.save(self)?;
+        recovery::clean_end(&extent.segment, end_position)?;
+        self.publish(&self.tail());
+        tracing::info!(dir = %self.dir.display(), next_index, end_position, "stream truncated");
+        self.drop_segments(dropped);
+        Ok(())
+    }
+
+    /// See `RecordStream::purge_before`.
+    pub(crate) fn purge_before(&self, index: u64) -> Result<()> {
+        self.change(|| {
+            let mut manifest = self.manifest();
+            let mut tail = self.tail();
+            if index > tail.durable_index {
+                return Err(Error::OutOfRange { index, held: tail.first_index..tail.next_index });
+            }
+            if index <= tail.first_index {
+                return Ok(());
+            }
+            tail.first_index = index;
+            let count = tail.sealed.partition_point(|extent| extent.next_index <= index);
+            let dropped: Vec<Extent> = tail.sealed.drain(..count).collect();
+            tail.sealed_bytes -= dropped.iter().map(|extent| extent.end_position).sum::<u64>();
+            drop(tail);
+            manifest.save(self)?;
+            self.publish(&self.tail());
+            self.drop_segments(dropped);
+            Ok(())
+        })
+    }
+
+    /// Recycles or removes the files of segments that the durable manifest no longer names.
+    fn drop_segments(&self, dropped: Vec<Extent>) {
+        if dropped.is_empty() {
+            return;
+        }
+        let (live, _, _) = self.tail().space_facts();
+        for extent in dropped {
+            let path = extent.segment.path().to_path_buf();
+            tracing::debug!(path = %path.display(), next = extent.next_index, "segment dropped");
+            // A reader that still holds the segment goes on reading the old file; it must not be written to.
+            let file = match Arc::try_unwrap(extent.segment) {
+                Ok(segment) => segment.open().ok().map(|open| Arc::clone(&open.file)),
+                Err(_held) => None,
+            };
+            self.space.recycle(&path, file, live);
+        }
+        if let Err(error) = self.env.disk.sync_dir(&self.dir) {
+            tracing::warn!(dir = %self.dir.display(), %error, "could not sync the directory after a removal");
+        }
+    }
+
+    /// Makes everything durable, leaves a witness of it, gives spare space back and lets the lock go.
+    pub(crate) fn close(&self) -> Result<()> {
+        let tail = self.tail();
+        if tail.closed {
+            return Ok(());
+        }
+        let entered = self.enter_exclusive(tail);
+        let result = entered.and_then(|mut tail| {
+            tail.closed = true;
+            drop(tail);
+            let mut manifest = self.manifest();
+            let saved = manifest.save(self).and_then(|()| manifest.pair.close());
+            drop(manifest);
+            self.leave_exclusive(self.tail());
+            saved
+        });
+        self.tail().closed = true;
+        self.space.discard();
+        live::withdraw(&*self.live);
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result
+    }
+
+    // ---- what readers ask ----
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        let tail = self.tail();
+        Bounds {
+            first_index: tail.first_index,
+            next_index: tail.next_index,
+            durable_index: tail.durable_index,
+        }
+    }
+
+    /// All segments, oldest first; the active one as far as it is filled.
+    pub(crate) fn extents(&self) -> Vec<Extent> {
+        let tail = self.tail();
+        tail.sealed.iter().cloned().chain([tail.active_extent()]).collect()
+    }
+
+    pub(crate) fn extent_of(&self, index: u64) -> Extent {
+        let tail = self.tail();
+        let at = tail.sealed.partition_point(|extent| extent.next_index <= index);
+        tail.sealed.get(at).cloned().unwrap_or_else(|| tail.active_extent())
+    }
+
+    /// The block of the segment in which the record begins, if it is in memory.
+    pub(crate) fn block_in_memory(&self, segment: &Segment, index: u64) -> Option<u32> {
+        let tail = self.tail();
+        if tail.active.segment_id == segment.segment_id
+            && let Some(block) = tail.writer.block_of(index)
+        {
+            return Some(block);
+        }
+        tail.cache.block_of(segment.base_index, index)
+    }
+
+    /// Fills `target` with blocks of the segment from `first` on: from memory where they are, else from the disk.
+    pub(crate) fn fetch(&self, extent: &Extent, first: u32, target: &mut [u8]) -> Result<usize> {
+        let segment = &extent.segment;
+        let mut end = extent.last_block() + 1;
+        {
+            let tail = self.tail();
+            if tail.active.segment_id == segment.segment_id && tail.failure.is_none() {
+                end = tail.writer.first_block();
+                if first >= end {
+                    return Ok(tail.writer.copy_blocks(first, target));
+                }
+            }
+            let copied = tail.cache.copy_blocks(segment.base_index, first, end, target);
+            if copied > 0 {
+                return Ok(copied);
+            }
+            if let Some(cached) = tail.cache.first_block(segment.base_index)
+                && cached > first
+            {
+                end = end.min(cached);
+            }
+        }
+        let wanted = end.saturating_sub(first) as usize * segment.block_bytes;
+        let len = wanted.min(target.len());
+        segment.read_blocks(first, &mut target[..len])
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        let tail = self.tail();
+        let (live_bytes, unused_bytes, _) = tail.space_facts();
+        Facts {
+            segments: tail.sealed.len() as u64 + 1,
+            live_bytes,
+            unused_bytes,
+            memory_bytes: (tail.cache.memory_bytes() + tail.writer.memory_bytes()) as u64,
+            access: tail.active.open().map_or(Access::Buffered, |open| open.file.access()),
+            epoch: tail.epoch,
+        }
+    }
+}
+
+/// Facts for statistics.
+pub(crate) struct Facts {
+    pub(crate) segments: u64,
+    pub(crate) live_bytes: u64,
+    pub(crate) unused_bytes: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) access: Access,
+    pub(crate) epoch: u32,
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder").field("dir", &self.dir).field("stream_id", &self.stream_id).finish()
+    }
+}
+
+impl ManifestFile {
+    /// Makes the stream's present segments and bounds durable.
+    fn save(&mut self, recorder: &Recorder) -> Result<()> {
+        let tail = recorder.tail();
+        let mut active = tail.active_extent().entry();
+        // Of the active segment only what is durable counts.
+        active.next_index = tail.durable_index.max(active.base_index);
+        active.end_position = tail.durable_position;
+        self.value.epoch = tail.epoch;
+        self.value.closed = tail.closed;
+        self.value.first_index = tail.first_index;
+        self.value.segments = tail.sealed.iter().map(Extent::entry).chain([active]).collect();
+        drop(tail);
+        self.pair.set(&self.value.encode()).map(|_version| ())
+    }
+}
+
+impl Tail {
+    fn seal(&mut self) -> crate::block::Batch {
+        let wanted = self.writer.pending_bytes();
+        let spare = self.cache.take_spare().filter(|spare| spare.len() <= wanted.max(MEMORY_WASTE_BYTES) * 4);
+        self.writer.seal(self.durable_index, self.durable_position, spare)
+    }
+
+    /// Whether a record of this size does not go into the active segment any more.
+    fn must_roll(&self, stored_bytes: usize) -> bool {
+        let block_bytes = self.active.block_bytes;
+        let needed = PendingRecord::space_bytes_max(stored_bytes, block_bytes);
+        self.writer.end_position().next_multiple_of(block_bytes as u64) + needed > self.capacity_bytes
+    }
+
+    fn active_extent(&self) -> Extent {
+        let (next_index, end_position) = match self.failure {
+            None => (self.next_index, self.writer.end_position()),
+            Some(_) => (self.durable_index, self.durable_position),
+        };
+        Extent { segment: Arc::clone(&self.active), next_index, end_position }
+    }
+
+    fn take_all_extents(&mut self) -> Vec<Extent> {
+        let active = self.active_extent();
+        self.sealed_bytes = 0;
+        std::mem::take(&mut self.sealed).into_iter().chain([active]).collect()
+    }
+
+    /// Makes `segment` the active one, empty, in the present epoch.
+    fn begin_segment(&mut self, options: &StreamOptions, segment: Arc<Segment>, capacity_bytes: u64) {
+        self.active = segment;
+        self.capacity_bytes = capacity_bytes;
+        self.resume_at(options, options.block_bytes as u64);
+    }
+
+    /// Goes on in the block behind `end_position`; nothing unwritten may be pending.
+    fn resume_at(&mut self, options: &StreamOptions, end_position: u64) {
+        let first_block = end_position.div_ceil(options.block_bytes as u64) as u32;
+        let in_flight_bytes =
+            self.active.open().map_or(options.in_flight_bytes, |open| open.header.in_flight_bytes as usize);
+        let identity = identity(options, self.active.segment_id, self.epoch);
+        self.writer = BlockWriter::new(identity, first_block, in_flight_bytes);
+        self.durable_index = self.next_index;
+        self.durable_position = end_position;
+        self.cache.clear();
+    }
+
+    /// Live bytes, bytes of the active segment not used yet, average bytes of a write.
+    fn space_facts(&self) -> (u64, u64, u64) {
+        let used = self.writer.end_position();
+        (self.sealed_bytes + used, self.capacity_bytes.saturating_sub(used), self.average_write_bytes)
+    }
+
+    /// Whether the active segment is used up far enough that a spare will soon be needed.
+    fn wants_spare_look(&self) -> bool {
+        let (live, unused, _) = self.space_facts();
+        unused < self.capacity_bytes / 2 && live > 0 && self.failure.is_none()
+    }
+}
+
+/// A buffer may be this much larger than what it holds before it is given back.
+const MEMORY_WASTE_BYTES: usize = 16 << 10;
+
+fn parity(batch: Sequence) -> usize {
+    (batch % 2) as usize
+}
+
+fn identity(options: &StreamOptions, segment_id: u64, epoch: u32) -> Identity {
+    Identity { segment_id, epoch, checksum: options.checksum, block_bytes: options.block_bytes }
+}
+
+/// What is new about a segment.
+pub(crate) struct NewSegment {
+    pub(crate) stream_id: StreamId,
+    pub(crate) base_index: u64,
+    pub(crate) epoch: u32,
+}
+
+/// Makes a spare the segment that begins at a base index: writes its header, then gives it its durable name.
+pub(crate) fn create_segment(
+    env: &Env,
+    dir: &Path,
+    options: &StreamOptions,
+    new: NewSegment,
+    spare: Spare,
+) -> Result<Segment> {
+    let NewSegment { stream_id, base_index, epoch } = new;
+    let header = FileHeader {
+        kind: FileKind::Segment,
+        checksum: options.checksum,
+        compression: options.compression,
+        block_bytes: options.block_bytes as u32,
+        stream_id,
+        segment_id: env.runtime.random(),
+        base_index,
+        epoch,
+        in_flight_bytes: options.in_flight_bytes as u32,
+        record_limit_bytes: options.record_limit_bytes,
+    };
+    let mut block = AlignedBuf::zeroed(options.block_bytes);
+    header.encode(&mut block);
+    let len = block.len() as u64;
+    spare
+        .file
+        .write_all_at(&block, 0, WriteSync::Durable)
+        .map_err(|error| Error::write("write the header of", &spare.path, len, error))?;
+    let path = directory::segment_path(dir, base_index);
+    env.disk.rename(&spare.path, &path).map_err(|error| Error::io("rename a spare to", &path, error))?;
+    directory::sync_parent(env, &path)?;
+    Ok(Segment::created(env, path, spare.file, header))
+}
+
+/// A payload as it will be stored.
+pub(crate) struct Payload<'a> {
+    pub(crate) stored: std::borrow::Cow<'a, [u8]>,
+    pub(crate) compression: Compression,
+    pub(crate) raw_bytes: u32,
+}
+
+impl<'a> Payload<'a> {
+    /// Checks the limit and compresses if that makes it smaller.
+    pub(crate) fn new(raw: &'a [u8], options: &StreamOptions) -> Result<Payload<'a>> {
+        let limit_bytes = u64::from(options.record_limit_bytes);
+        if raw.len() as u64 > limit_bytes {
+            return Err(Error::TooLarge { size_bytes: raw.len() as u64, limit_bytes });
+        }
+        let raw_bytes = raw.len() as u32;
+        Ok(match options.compression.compress(raw) {
+            Some(stored) => Payload { stored: stored.into(), compression: options.compression, raw_bytes },
+            None => Payload { stored: raw.into(), compression: Compression::None, raw_bytes },
+        })
+    }
+
+    fn pending(&self, index: u64, type_code: u64) -> PendingRecord<'_> {
+        PendingRecord::new(index, type_code, self.compression, &self.stored, self.raw_bytes)
+    }
+}

@@ -1,0 +1,433 @@
+//! Finding the end of the active segment; the steps are those of docs/durability.md, "Recovery".
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::block::{Fault, Reason, Records, Step};
+use crate::codec::{BLOCK_HEADER_BYTES, BlockFault, BlockHeader, FileHeader, Manifest, SegmentEntry};
+use crate::directory;
+use crate::env::Env;
+use crate::error::{Corruption, Error, Result};
+use crate::io::{AlignedBuf, OpenMode, SECTOR_BYTES, WriteSync};
+use crate::stream::segment::{Extent, Segment, read_file_header};
+
+/// The segments of a stream, and where they end.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) sealed: Vec<Extent>,
+    pub(crate) active: Extent,
+    /// The active segment's header: it has the stream's fixed settings.
+    pub(crate) header: FileHeader,
+    /// Something behind the end was torn or abandoned.
+    pub(crate) leftovers: bool,
+    /// The active segment's durable bytes do not verify.
+    pub(crate) damage: Option<Corruption>,
+}
+
+impl Layout {
+    /// The segments as the manifest names them, the active one up to what the manifest knows.
+    pub(crate) fn named(env: &Env, dir: &Path, manifest: &Manifest, mode: OpenMode) -> Result<Layout> {
+        let active = manifest.active();
+        let path = directory::segment_path(dir, active.base_index);
+        let file = match env.disk.open(&path, OpenMode::Read, SECTOR_BYTES) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing(dir, active)),
+            Err(error) => return Err(Error::io("open", &path, error)),
+        };
+        let header = read_file_header(&*file, SECTOR_BYTES)?;
+        if header.segment_id != active.segment_id || header.stream_id != manifest.stream_id {
+            let reason = format!(
+                "the manifest names segment {:#018x} here, the file is segment {:#018x}",
+                active.segment_id, header.segment_id
+            );
+            return Err(Error::corrupt(&path, 0, Some(active.base_index..active.next_index), reason));
+        }
+        let mut extents: Vec<Extent> = manifest
+            .segments
+            .iter()
+            .map(|entry| Extent {
+                segment: Arc::new(Segment::new(env, dir, entry, header.block_bytes as usize, mode)),
+                next_index: entry.next_index,
+                end_position: entry.end_position,
+            })
+            .collect();
+        let active = extents.pop().expect("a manifest names at least one segment");
+        Ok(Layout { sealed: extents, active, header, leftovers: false, damage: None })
+    }
+
+    /// The segments with the end of the active one found on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a named file is missing, or if a file shows that a newer manifest was lost.
+    pub(crate) fn find(env: &Env, dir: &Path, manifest: &Manifest, mode: OpenMode) -> Result<Layout> {
+        let mut layout = Layout::named(env, dir, manifest, mode)?;
+        check_names(env, dir, manifest, layout.header.block_bytes as usize)?;
+        let found = find_end(&layout.active.segment, manifest.active(), manifest.epoch)?;
+        layout.active.end_position = found.end_position;
+        layout.active.next_index = found.next_index;
+        layout.leftovers = found.leftovers;
+        layout.damage = found.damage;
+        Ok(layout)
+    }
+}
+
+fn missing(dir: &Path, entry: &SegmentEntry) -> Error {
+    let path = directory::segment_path(dir, entry.base_index);
+    Error::corrupt(&path, 0, Some(entry.base_index..entry.next_index), "the segment's file is missing")
+}
+
+/// Compares the directory with the manifest.
+fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -> Result<()> {
+    let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
+    let on_disk: std::collections::BTreeMap<u64, u64> = entries
+        .iter()
+        .filter_map(|entry| directory::base_index_of(&entry.name).map(|base| (base, entry.len)))
+        .collect();
+    for entry in &manifest.segments {
+        match on_disk.get(&entry.base_index) {
+            None => return Err(missing(dir, entry)),
+            Some(&len) if len < entry.end_position.next_multiple_of(block_bytes as u64) => {
+                let path = directory::segment_path(dir, entry.base_index);
+                let records = Some(entry.base_index..entry.next_index);
+                let reason = format!("the file has {len} bytes, {} were durable", entry.end_position);
+                return Err(Error::corrupt(&path, len, records, reason));
+            }
+            Some(_) => {}
+        }
+    }
+    // A segment of this epoch that holds records was acknowledged under a manifest we do not see.
+    let active = manifest.active();
+    for &base in on_disk.keys().filter(|&&base| base > active.base_index) {
+        let path = directory::segment_path(dir, base);
+        let Ok(file) = env.disk.open(&path, OpenMode::Read, SECTOR_BYTES) else { continue };
+        let Ok(header) = read_file_header(&*file, SECTOR_BYTES) else { continue };
+        if header.stream_id != manifest.stream_id || header.epoch < manifest.epoch {
+            continue;
+        }
+        let entry =
+            SegmentEntry { segment_id: header.segment_id, base_index: base, next_index: base, end_position: 0 };
+        let segment = Segment::new(env, dir, &entry, header.block_bytes as usize, OpenMode::Read);
+        let mut block = AlignedBuf::zeroed(segment.block_bytes);
+        segment.read_blocks(1, &mut block)?;
+        if segment.open()?.reader.header(&block, 1).is_ok() {
+            let reason = "the segment holds records, but the manifest that named it is gone";
+            return Err(Error::corrupt(&path, 0, Some(base..base + 1), reason));
+        }
+    }
+    Ok(())
+}
+
+/// Where a segment ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoundEnd {
+    /// Position behind the last complete record.
+    pub(crate) end_position: u64,
+    /// Index after it.
+    pub(crate) next_index: u64,
+    /// Bytes behind the end in its block, or blocks behind it, that a torn write or a truncation left.
+    pub(crate) leftovers: bool,
+    /// Durable bytes do not verify: the end is then where durable data is known to end.
+    pub(crate) damage: Option<Corruption>,
+}
+
+/// A durable watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Watermark {
+    position: u64,
+    index: u64,
+}
+
+struct Search<'a> {
+    segment: &'a Segment,
+    /// Blocks behind the known end count only from this epoch on.
+    epoch: u32,
+    file_blocks: u32,
+    block: AlignedBuf,
+}
+
+/// Finds the end of `segment`, of which the manifest knows `known` at `epoch`.
+///
+/// Cost: a logarithmic number of single-block reads, one look ahead of the in-flight limit, and the verification of
+/// what lies behind the highest watermark.
+pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> Result<FoundEnd> {
+    let open = segment.open()?;
+    let block_bytes = segment.block_bytes as u64;
+    let len = open.file.len().map_err(|error| Error::io("measure", segment.path(), error))?;
+    let file_blocks = u32::try_from(len / block_bytes).unwrap_or(u32::MAX);
+    let mut search =
+        Search { segment, epoch, file_blocks, block: AlignedBuf::zeroed(segment.block_bytes) };
+
+    // 1. The block with the last byte known durable must be there.
+    let known_block = (known.end_position.saturating_sub(1) / block_bytes) as u32;
+    let mut tail = None;
+    if known_block > 0 {
+        match search.header(known_block)? {
+            Ok(header) => tail = Some(header),
+            Err(fault) => return Ok(search.damaged_at(known, known_block, fault)),
+        }
+    }
+
+    // 2. The last block that verifies, by doubling and halving from there.
+    let last = search.last_written(known_block)?;
+    if last > known_block {
+        tail = search.header(last)?.ok();
+    }
+
+    // 3. Look ahead one in-flight limit: a block there may prove that more was durable.
+    let durable = Watermark { position: known.end_position, index: known.next_index };
+    let live_tail = tail.filter(|header| header.epoch >= epoch);
+    let seen = live_tail.map_or(durable, |header| durable.max(Watermark::of(&header)));
+    let ahead_blocks = open.header.in_flight_bytes / segment.block_bytes as u32 + 1;
+    let ahead_end = last.saturating_add(1 + ahead_blocks).min(file_blocks);
+    let proven = search.highest_watermark(last + 1, ahead_end)?.map_or(seen, |ahead| seen.max(ahead));
+
+    // 4. Verify from the watermark that block carries to the first thing that does not follow.
+    let walked = search.walk(known, seen, last)?;
+
+    // 5. Below a watermark that is corruption; above it a torn write.
+    if walked.fault_position < proven.position {
+        let records = Some(walked.next_index..proven.index.max(walked.next_index + 1));
+        let damage = Corruption {
+            path: segment.path().to_path_buf(),
+            position: walked.fault_position,
+            records,
+            reason: walked.reason,
+        };
+        return Ok(FoundEnd {
+            end_position: proven.position,
+            next_index: proven.index,
+            leftovers: false,
+            damage: Some(damage),
+        });
+    }
+    let (end_block, end_used) = (walked.end_position / block_bytes, walked.end_position % block_bytes);
+    let leftovers = if end_used == 0 {
+        u64::from(last) >= end_block
+    } else {
+        u64::from(last) > end_block
+            || search.header(end_block as u32)?.is_ok_and(|header| u64::from(header.used_bytes) != end_used)
+    };
+    Ok(FoundEnd { end_position: walked.end_position, next_index: walked.next_index, leftovers, damage: None })
+}
+
+impl Watermark {
+    fn of(header: &BlockHeader) -> Self {
+        Watermark { position: header.durable_position, index: header.durable_index }
+    }
+}
+
+/// What [`Search::walk`] came to.
+struct Walked {
+    end_position: u64,
+    next_index: u64,
+    /// The first byte that does not verify or does not follow.
+    fault_position: u64,
+    reason: String,
+}
+
+impl Search<'_> {
+    fn header(&mut self, number: u32) -> Result<Result<BlockHeader, BlockFault>> {
+        if self.segment.read_blocks(number, &mut self.block)? == 0 {
+            return Ok(Err(BlockFault::Short));
+        }
+        Ok(self.segment.open()?.reader.header(&self.block, number))
+    }
+
+    fn is_written(&mut self, number: u32) -> Result<bool> {
+        Ok(number < self.file_blocks && self.header(number)?.is_ok_and(|header| header.epoch >= self.epoch))
+    }
+
+    /// The last block of the run of written ones that begins behind `known_block`, or `known_block`.
+    fn last_written(&mut self, known_block: u32) -> Result<u32> {
+        let (mut low, mut step) = (known_block, 1);
+        let mut high = loop {
+            let probe = low.saturating_add(step).min(self.file_blocks);
+            if !self.is_written(probe)? {
+                break probe;
+            }
+            low = probe;
+            step *= 2;
+        };
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.is_written(middle)? { low = middle } else { high = middle }
+        }
+        Ok(low)
+    }
+
+    fn highest_watermark(&mut self, first: u32, end: u32) -> Result<Option<Watermark>> {
+        let mut run = AlignedBuf::zeroed(end.saturating_sub(first) as usize * self.segment.block_bytes);
+        let count = self.segment.read_blocks(first, &mut run)?;
+        let reader = self.segment.open()?.reader;
+        let blocks = run[..count].chunks_exact(self.segment.block_bytes).zip(first..);
+        Ok(blocks
+            .filter_map(|(image, number)| reader.header(image, number).ok())
+            .filter(|header| header.epoch >= self.epoch)
+            .map(|header| Watermark::of(&header))
+            .max())
+    }
+
+    fn walk(
+        &mut self,
+        known: &SegmentEntry,
+        from: Watermark,
+        last: u32,
+    ) -> Result<Walked> {
+        let block_bytes = self.segment.block_bytes as u64;
+        let reader = self.segment.open()?.reader;
+        let known_block = (known.end_position.saturating_sub(1) / block_bytes) as u32;
+        // Slices behind the known end in a block of an earlier epoch were abandoned by a truncation or recovery.
+        let known_is_old =
+            known_block == 0 || self.header(known_block)?.is_ok_and(|header| header.epoch < self.epoch);
+        let mut block = (from.position.saturating_sub(1) / block_bytes).max(1) as u32;
+        let mut expected = None;
+        if known_is_old && block <= known_block.max(1) {
+            // What the manifest calls durable is verified by itself, up to the known end.
+            if let Some(fault) = self.check_known_tail(known, known_block)? {
+                return Ok(Walked {
+                    end_position: u64::from(known_block) * block_bytes,
+                    next_index: known.next_index.saturating_sub(1),
+                    fault_position: u64::from(fault.block) * block_bytes + fault.offset as u64,
+                    reason: fault.to_string(),
+                });
+            }
+            block = known_block + 1;
+            expected = Some(known.next_index);
+        }
+        let mut records = Records::new(reader, block, 0, expected, false);
+        let fault = self.walk_records(&mut records, last)?;
+        let mut walked = Walked {
+            end_position: known.end_position,
+            next_index: known.next_index,
+            fault_position: u64::from(last + 1) * block_bytes,
+            reason: "durable blocks are missing".to_string(),
+        };
+        if let Some(fault) = fault {
+            walked.fault_position = u64::from(fault.block) * block_bytes + fault.offset as u64;
+            walked.reason = fault.to_string();
+        }
+        if let Some(((block, offset), next_index)) = records.ended() {
+            walked.end_position = u64::from(block) * block_bytes + u64::from(offset);
+            walked.next_index = next_index;
+        } else if let Some((index, first_block)) = records.unfinished() {
+            walked.end_position = self.start_of_last_slice(first_block)?;
+            walked.next_index = index;
+        }
+        if walked.end_position < known.end_position {
+            // Nothing ended behind the known end.
+            walked.end_position = known.end_position;
+            walked.next_index = known.next_index;
+        }
+        Ok(walked)
+    }
+
+    /// Walks to the fault that ends the records; none if they end with block `last`.
+    fn walk_records(&mut self, records: &mut Records, last: u32) -> Result<Option<Fault>> {
+        const RUN_BLOCKS_MAX: u32 = 256;
+        let mut previous = None;
+        while records.block() <= last {
+            let first = records.block();
+            let blocks = (last - first + 1).min(RUN_BLOCKS_MAX);
+            let mut run = AlignedBuf::zeroed(blocks as usize * self.segment.block_bytes);
+            let count = self.segment.read_blocks(first, &mut run)?;
+            loop {
+                match records.next(&run[..count], first) {
+                    Ok(Step::Record(_)) => {}
+                    Ok(Step::EndOfRun) => break,
+                    Err(fault) => return Ok(Some(fault)),
+                }
+            }
+            // The last block of a run is offered again; a second time means that it is the end.
+            if previous == Some(records.block()) {
+                return Ok(None);
+            }
+            previous = Some(records.block());
+        }
+        Ok(None)
+    }
+
+    /// Verifies the slices of the block with the known end, up to that end.
+    fn check_known_tail(&mut self, known: &SegmentEntry, known_block: u32) -> Result<Option<Fault>> {
+        if known_block == 0 {
+            return Ok(None);
+        }
+        let fault = |offset: usize, reason: Reason| Ok(Some(Fault { block: known_block, offset, reason }));
+        let header = match self.header(known_block)? {
+            Ok(header) => header,
+            Err(reason) => return fault(0, reason.into()),
+        };
+        let end = (known.end_position - self.segment.position_of(known_block)) as usize;
+        let mut at = BLOCK_HEADER_BYTES;
+        for slice in self.segment.open()?.reader.slices(&self.block, header) {
+            if at >= end {
+                break;
+            }
+            match slice {
+                Ok(slice) => at = slice.end(),
+                Err(reason) => return fault(at, reason.into()),
+            }
+        }
+        // A block that is used up to its last byte ends where the next begins.
+        if at == end || end == self.segment.block_bytes {
+            return Ok(None);
+        }
+        fault(at, Reason::Chain(format!("block ends at offset {at}, it was durable up to {end}")))
+    }
+
+    /// Position of the first slice of a record that does not end: the last slice of its block.
+    fn start_of_last_slice(&mut self, block: u32) -> Result<u64> {
+        let position = self.segment.position_of(block);
+        let Ok(header) = self.header(block)? else { return Ok(position) };
+        let reader = self.segment.open()?.reader;
+        match reader.last_slice_start(&self.block, &header) {
+            Ok(start) if usize::from(start) > BLOCK_HEADER_BYTES => Ok(position + u64::from(start)),
+            _ => Ok(position),
+        }
+    }
+
+    fn damaged_at(&self, known: &SegmentEntry, block: u32, fault: BlockFault) -> FoundEnd {
+        FoundEnd {
+            end_position: known.end_position,
+            next_index: known.next_index,
+            leftovers: false,
+            damage: Some(Corruption {
+                path: self.segment.path().to_path_buf(),
+                position: self.segment.position_of(block),
+                records: None,
+                reason: fault.to_string(),
+            }),
+        }
+    }
+}
+
+/// Rewrites the block with the end so that it holds nothing behind it.
+///
+/// The slices that stay keep their bytes, so a torn rewrite loses none of them.
+pub(crate) fn clean_end(segment: &Segment, end_position: u64) -> Result<()> {
+    let block_bytes = segment.block_bytes as u64;
+    let (number, used) = ((end_position / block_bytes) as u32, (end_position % block_bytes) as usize);
+    if used == 0 || number == 0 {
+        return Ok(());
+    }
+    let open = segment.open()?;
+    let mut image = AlignedBuf::zeroed(segment.block_bytes);
+    segment.read_blocks(number, &mut image)?;
+    let corrupt = |fault: BlockFault| Error::corrupt(segment.path(), end_position - used as u64, None, fault);
+    let mut header = open.reader.header(&image, number).map_err(corrupt)?;
+    if usize::from(header.used_bytes) == used {
+        return Ok(());
+    }
+    let last_slice_start = open
+        .reader
+        .slices(&image, header)
+        .map_while(|slice| slice.ok().filter(|slice| slice.end() <= used))
+        .last()
+        .map_or(BLOCK_HEADER_BYTES as u16, |slice| slice.start);
+    image[used..].fill(0);
+    header.used_bytes = used as u16;
+    header.encode(&mut image, last_slice_start, open.reader.checksum);
+    let position = segment.position_of(number);
+    open.file
+        .write_all_at(&image, position, WriteSync::Durable)
+        .map_err(|error| Error::write("clean the end of", segment.path(), block_bytes, error))
+}

@@ -1,0 +1,169 @@
+//! One segment file.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::block::{BlockReader, Fault};
+use crate::codec::{FileHeader, FileHeaderFault, FileKind, SegmentEntry};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::io::{AlignedBuf, File, OpenMode};
+
+/// A segment that is opened when it is first needed: opening a stream must not cost a look at every file.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    env: Env,
+    path: PathBuf,
+    pub(crate) segment_id: u64,
+    pub(crate) base_index: u64,
+    pub(crate) block_bytes: usize,
+    mode: OpenMode,
+    open: OnceLock<OpenSegment>,
+}
+
+/// A segment file whose header was checked.
+#[derive(Debug)]
+pub(crate) struct OpenSegment {
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) header: FileHeader,
+    pub(crate) reader: BlockReader,
+}
+
+/// Where a segment's records lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Extent {
+    pub(crate) segment: Arc<Segment>,
+    /// Index after the last record.
+    pub(crate) next_index: u64,
+    /// Position behind the last record.
+    pub(crate) end_position: u64,
+}
+
+impl Extent {
+    /// Number of the last block that holds a record, or 0.
+    pub(crate) fn last_block(&self) -> u32 {
+        (self.end_position.div_ceil(self.segment.block_bytes as u64).saturating_sub(1)) as u32
+    }
+
+    pub(crate) fn entry(&self) -> SegmentEntry {
+        SegmentEntry {
+            segment_id: self.segment.segment_id,
+            base_index: self.segment.base_index,
+            next_index: self.next_index,
+            end_position: self.end_position,
+        }
+    }
+}
+
+impl Segment {
+    pub(crate) fn new(env: &Env, dir: &Path, entry: &SegmentEntry, block_bytes: usize, mode: OpenMode) -> Self {
+        Segment {
+            env: env.clone(),
+            path: crate::directory::segment_path(dir, entry.base_index),
+            segment_id: entry.segment_id,
+            base_index: entry.base_index,
+            block_bytes,
+            mode,
+            open: OnceLock::new(),
+        }
+    }
+
+    /// A segment whose file was just written.
+    pub(crate) fn created(env: &Env, path: PathBuf, file: Arc<dyn File>, header: FileHeader) -> Self {
+        let segment = Segment {
+            env: env.clone(),
+            path,
+            segment_id: header.segment_id,
+            base_index: header.base_index,
+            block_bytes: header.block_bytes as usize,
+            mode: OpenMode::Write,
+            open: OnceLock::new(),
+        };
+        segment.open.get_or_init(|| OpenSegment::new(file, header));
+        segment
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file; the first call opens it and checks that it is the segment it should be.
+    pub(crate) fn open(&self) -> Result<&OpenSegment> {
+        if let Some(open) = self.open.get() {
+            return Ok(open);
+        }
+        let file = match self.env.disk.open(&self.path, self.mode, self.block_bytes) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::Gone { path: self.path.clone() });
+            }
+            Err(error) => return Err(Error::io("open", &self.path, error)),
+        };
+        let header = read_file_header(&*file, self.block_bytes)?;
+        if header.segment_id != self.segment_id || header.block_bytes as usize != self.block_bytes {
+            return Err(Error::Gone { path: self.path.clone() });
+        }
+        Ok(self.open.get_or_init(|| OpenSegment::new(file, header)))
+    }
+
+    /// Position of a block.
+    pub(crate) fn position_of(&self, block: u32) -> u64 {
+        u64::from(block) * self.block_bytes as u64
+    }
+
+    /// Reads blocks from `first` on; returns how many whole bytes of blocks the file had.
+    pub(crate) fn read_blocks(&self, first: u32, buf: &mut [u8]) -> Result<usize> {
+        let position = self.position_of(first);
+        let count = self
+            .open()?
+            .file
+            .read_full_at(buf, position)
+            .map_err(|error| Error::io("read", &self.path, error))?;
+        Ok(count / self.block_bytes * self.block_bytes)
+    }
+
+    /// Whether the file of this name is no longer this segment: it was removed, or recycled for another.
+    pub(crate) fn was_replaced(&self) -> bool {
+        let Ok(open) = self.open() else { return true };
+        if !self.env.disk.exists(&self.path) {
+            return true;
+        }
+        match read_file_header(&*open.file, self.block_bytes) {
+            Ok(header) => header.segment_id != self.segment_id,
+            Err(_) => false,
+        }
+    }
+
+    /// The corruption that a fault in this segment is.
+    pub(crate) fn corruption(&self, fault: &Fault, records: Option<std::ops::Range<u64>>) -> Error {
+        Error::corrupt(&self.path, self.position_of(fault.block) + fault.offset as u64, records, fault)
+    }
+}
+
+impl OpenSegment {
+    fn new(file: Arc<dyn File>, header: FileHeader) -> Self {
+        let reader = BlockReader {
+            segment_id: header.segment_id,
+            checksum: header.checksum,
+            block_bytes: header.block_bytes as usize,
+            record_limit_bytes: header.record_limit_bytes,
+        };
+        OpenSegment { file, header, reader }
+    }
+}
+
+/// Reads and checks the header of a segment file.
+pub(crate) fn read_file_header(file: &dyn File, unit_bytes: usize) -> Result<FileHeader> {
+    let mut block = AlignedBuf::zeroed(unit_bytes);
+    let count = file.read_full_at(&mut block, 0).map_err(|error| Error::io("read", file.path(), error))?;
+    let damaged = |fault: FileHeaderFault| Error::corrupt(file.path(), 0, None, fault);
+    match FileHeader::decode(&block[..count]) {
+        Ok(header) if header.kind == FileKind::Segment => Ok(header),
+        Ok(header) => Err(damaged(FileHeaderFault::Field { field: "kind", value: header.kind as u64 })),
+        Err(fault @ FileHeaderFault::Version { .. }) => {
+            Err(Error::Format { path: file.path().to_path_buf(), fault })
+        }
+        // A file that the manifest names was durable: whatever else its header says, it was damaged.
+        Err(fault) => Err(damaged(fault)),
+    }
+}

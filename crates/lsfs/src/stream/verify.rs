@@ -1,0 +1,319 @@
+//! Looking at a stream without changing it: what it is, and whether every byte verifies.
+
+use std::path::{Path, PathBuf};
+
+use crate::block::{BlockReader, Records, Step};
+use crate::codec::{BlockTailer, Checksum, FORMAT_VERSION, Manifest, StreamId};
+use crate::directory;
+use crate::env::Env;
+use crate::error::{Corruption, Error, Result};
+use crate::final_data::read_state;
+use crate::io::{Access, AlignedBuf, OpenMode};
+use crate::stream::recovery::Layout;
+use crate::stream::segment::{Extent, Segment};
+use crate::stream::{MANIFEST_STEM, decode_manifest, stream_exists};
+
+/// What a stream is made of.
+#[derive(Clone, Debug)]
+pub struct StreamInfo {
+    /// The stream's identity.
+    pub stream_id: StreamId,
+    /// Version of its format.
+    pub format_version: u32,
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// How blocks are checked.
+    pub checksum: Checksum,
+    /// Index of the oldest record.
+    pub first_index: u64,
+    /// Index after the last record.
+    pub next_index: u64,
+    /// Segments, oldest first; the last is active.
+    pub segments: Vec<SegmentInfo>,
+    /// How this machine reaches the files.
+    pub access: Access,
+    /// Whether a writer has the stream open now.
+    pub is_open: bool,
+    /// Whether the last writer closed it.
+    pub is_closed: bool,
+    /// Behind the end lies what a torn write left; the next writer truncates it.
+    pub has_torn_tail: bool,
+    /// Damage that keeps the stream from being written.
+    pub damage: Option<Corruption>,
+}
+
+/// One segment of a stream.
+#[derive(Clone, Debug)]
+pub struct SegmentInfo {
+    /// Its file.
+    pub path: PathBuf,
+    /// Index of its first record.
+    pub base_index: u64,
+    /// Index after its last record.
+    pub next_index: u64,
+    /// Bytes in use, the file header included.
+    pub used_bytes: u64,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Bytes the file system has allocated.
+    pub allocated_bytes: u64,
+    /// Whether it is closed for good.
+    pub is_sealed: bool,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyReport {
+    /// Records that verified.
+    pub records: u64,
+    /// Their payload bytes as stored.
+    pub stored_bytes: u64,
+    /// Blocks read.
+    pub blocks: u64,
+    /// Every damage, in order.
+    pub damage: Vec<Corruption>,
+}
+
+/// How far a verification has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes verified.
+    pub done_bytes: u64,
+    /// Bytes to verify in all.
+    pub total_bytes: u64,
+}
+
+/// Describes the stream in `dir` without a lock.
+///
+/// # Errors
+/// As for `Reader::open`; damage in the active segment is part of the description, not an error.
+pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
+    let manifest = load_manifest(env, dir)?;
+    let layout = Layout::find(env, dir, &manifest, OpenMode::Read)?;
+    let lock_path = dir.join(directory::LOCK_NAME);
+    let is_open =
+        env.disk.is_locked(&lock_path).map_err(|error| Error::io("look at the lock", &lock_path, error))?;
+    let access = layout.active.segment.open()?.file.access();
+    let next_index = layout.active.next_index;
+    let header = layout.header;
+    let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
+    let describe = |extent: &Extent, is_sealed| {
+        let path = extent.segment.path().to_path_buf();
+        let entry = entries.iter().find(|entry| path.ends_with(&entry.name));
+        SegmentInfo {
+            base_index: extent.segment.base_index,
+            next_index: extent.next_index,
+            used_bytes: extent.end_position,
+            file_bytes: entry.map_or(0, |entry| entry.len),
+            allocated_bytes: entry.map_or(0, |entry| entry.allocated),
+            is_sealed,
+            path,
+        }
+    };
+    let mut segments: Vec<_> = layout.sealed.iter().map(|extent| describe(extent, true)).collect();
+    segments.push(describe(&layout.active, false));
+    Ok(StreamInfo {
+        stream_id: manifest.stream_id,
+        format_version: FORMAT_VERSION,
+        block_bytes: header.block_bytes,
+        checksum: header.checksum,
+        first_index: manifest.first_index,
+        next_index,
+        segments,
+        access,
+        is_open,
+        is_closed: manifest.closed,
+        has_torn_tail: layout.leftovers && !is_open,
+        damage: layout.damage,
+    })
+}
+
+fn load_manifest(env: &Env, dir: &Path) -> Result<Manifest> {
+    let not_found = |reason: &str| Error::NotFound {
+        path: dir.to_path_buf(),
+        expected: "a record stream",
+        reason: reason.to_string(),
+    };
+    if !stream_exists(env, dir)? {
+        return Err(not_found("it has no manifest"));
+    }
+    let state = read_state(env, dir, MANIFEST_STEM)?.ok_or_else(|| not_found("it was never completed"))?;
+    decode_manifest(dir, &state.bytes)
+}
+
+/// Reads every block of the stream in `dir` and checks every checksum, header, tailer and index, without a lock.
+///
+/// Damage does not stop it: the rest is verified too. Beside a live writer it verifies what was durable when it began.
+///
+/// # Errors
+/// If there is no stream, or reading itself fails. A damaged manifest is in the report.
+pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Result<VerifyReport> {
+    let mut report = VerifyReport::default();
+    let layout = match load_manifest(env, dir)
+        .and_then(|manifest| Layout::find(env, dir, &manifest, OpenMode::Read))
+    {
+        Ok(layout) => layout,
+        Err(Error::Corrupt(damage)) => {
+            report.damage.push(*damage);
+            return Ok(report);
+        }
+        Err(error) => return Err(error),
+    };
+    let extents: Vec<&Extent> = layout.sealed.iter().chain([&layout.active]).collect();
+    let total_bytes = extents.iter().map(|extent| extent.end_position).sum();
+    let mut done_bytes = 0;
+    for extent in extents {
+        let verified = SegmentVerifier::new(extent).and_then(|mut verifier| {
+            verifier.run(&mut report, |bytes| progress(Progress { done_bytes: done_bytes + bytes, total_bytes }))
+        });
+        match verified {
+            Ok(()) => {}
+            Err(Error::Corrupt(damage)) => report.damage.push(*damage),
+            Err(Error::Gone { path }) => report.damage.push(Corruption {
+                path,
+                position: 0,
+                records: Some(extent.segment.base_index..extent.next_index),
+                reason: "the file is missing or is another segment".to_string(),
+            }),
+            Err(error) => return Err(error),
+        }
+        done_bytes += extent.end_position;
+        progress(Progress { done_bytes, total_bytes });
+    }
+    if let Some(damage) = layout.damage
+        && !report.damage.iter().any(|known| known.path == damage.path)
+    {
+        report.damage.push(damage);
+    }
+    Ok(report)
+}
+
+const RUN_BYTES: usize = 1 << 20;
+
+struct SegmentVerifier<'a> {
+    segment: &'a Segment,
+    reader: BlockReader,
+    /// Index after the last record, and number of the last block.
+    next_index: u64,
+    last_block: u32,
+    expected: u64,
+}
+
+impl<'a> SegmentVerifier<'a> {
+    fn new(extent: &'a Extent) -> Result<Self> {
+        Ok(SegmentVerifier {
+            segment: &extent.segment,
+            reader: extent.segment.open()?.reader,
+            next_index: extent.next_index,
+            last_block: extent.last_block(),
+            expected: extent.segment.base_index,
+        })
+    }
+
+    fn run(&mut self, report: &mut VerifyReport, mut progress: impl FnMut(u64)) -> Result<()> {
+        let mut run = AlignedBuf::zeroed(RUN_BYTES);
+        let mut records = Records::new(self.reader, 1, 0, Some(self.expected), false);
+        let (mut first, mut count, mut checked_below) = (1, 0, 1);
+        while self.expected < self.next_index {
+            let block_bytes = self.segment.block_bytes;
+            let run_end = first + (count / block_bytes) as u32;
+            let step = if (first..run_end).contains(&records.block()) {
+                records.next(&run[..count], first)
+            } else {
+                Ok(Step::EndOfRun)
+            };
+            match step {
+                Ok(Step::Record(found)) if found.index < self.next_index => {
+                    if found.index > self.expected {
+                        let position = self.segment.position_of(found.start.0);
+                        let reason = format!("found record {}, expected {}", found.index, self.expected);
+                        report.damage.push(self.damage(position, self.expected..found.index, reason));
+                    }
+                    report.records += 1;
+                    report.stored_bytes += found.in_run.map_or(u64::from(found.raw_bytes), |r| r.len() as u64);
+                    self.expected = found.index + 1;
+                }
+                Ok(Step::Record(_)) => break,
+                Ok(Step::EndOfRun) => {
+                    let block = records.block();
+                    if block + 1 >= run_end && count > 0 && block >= self.last_block {
+                        break;
+                    }
+                    let wanted = (self.last_block + 1 - block) as usize * block_bytes;
+                    let read = self.segment.read_blocks(block, &mut run[..wanted.min(RUN_BYTES)])?;
+                    if read == 0 {
+                        break;
+                    }
+                    (first, count) = (block, read);
+                    checked_below = self.check_tailers(&run[..count], first, checked_below, report);
+                    progress(self.segment.position_of(block));
+                }
+                Err(fault) => {
+                    let position = self.segment.position_of(fault.block) + fault.offset as u64;
+                    // Where records can be read again, the lost range ends.
+                    let resumed = self.resume_behind(fault.block)?;
+                    let lost_end = resumed.map_or(self.next_index, |(_, index)| index).max(self.expected);
+                    report.damage.push(self.damage(position, self.expected..lost_end, fault.to_string()));
+                    self.expected = lost_end;
+                    let Some((block, _)) = resumed else { break };
+                    records = Records::new(self.reader, block, 0, None, false);
+                    count = 0;
+                }
+            }
+        }
+        report.blocks += u64::from(self.last_block);
+        if self.expected < self.next_index {
+            let position = self.segment.position_of(records.block());
+            let reason = "the records are missing".to_string();
+            report.damage.push(self.damage(position, self.expected..self.next_index, reason));
+        }
+        Ok(())
+    }
+
+    fn damage(&self, position: u64, records: std::ops::Range<u64>, reason: String) -> Corruption {
+        Corruption { path: self.segment.path().to_path_buf(), position, records: Some(records), reason }
+    }
+
+    /// The next block behind `block` in which a record begins, and that record's index.
+    fn resume_behind(&self, block: u32) -> Result<Option<(u32, u64)>> {
+        let mut image = AlignedBuf::zeroed(self.segment.block_bytes);
+        for number in block + 1..=self.last_block {
+            if self.segment.read_blocks(number, &mut image)? == 0 {
+                return Ok(None);
+            }
+            let Ok(header) = self.reader.header(&image, number) else { continue };
+            let begins = self
+                .reader
+                .slices(&image, header)
+                .map_while(|slice| slice.ok())
+                .find(|slice| slice.number == 0 && slice.index >= self.expected);
+            if let Some(slice) = begins {
+                return Ok(Some((number, slice.index)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Compares the tailers of a run's blocks with their headers; records do not need them, walking backward does.
+    fn check_tailers(&self, run: &[u8], first: u32, checked_below: u32, report: &mut VerifyReport) -> u32 {
+        let mut end = first;
+        for (image, number) in run.chunks_exact(self.segment.block_bytes).zip(first..) {
+            end = number + 1;
+            // The last block's tailer may be that of a torn rewrite; the next writer mends it.
+            if number < checked_below || number >= self.last_block {
+                continue;
+            }
+            let Ok(header) = self.reader.header(image, number) else { continue };
+            let Some(last) = self.reader.slices(image, header).map_while(|slice| slice.ok()).last() else {
+                continue;
+            };
+            let good = BlockTailer { last_slice_start: last.start, used_bytes: header.used_bytes };
+            if last.end() == usize::from(header.used_bytes) && BlockTailer::decode(image) != Some(good) {
+                let position = self.segment.position_of(number + 1) - crate::codec::BLOCK_TAILER_BYTES as u64;
+                let reason = "block tailer does not match the block".to_string();
+                report.damage.push(self.damage(position, last.index..last.index, reason));
+            }
+        }
+        end.max(checked_below)
+    }
+}
