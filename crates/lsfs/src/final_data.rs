@@ -464,7 +464,7 @@ impl Scanned {
         let Some(run) = image.get(block_bytes..) else { return };
         let mut records = Records::new(reader, 1, 0, Some(header.base_index), true);
         loop {
-            match records.next(run, 1) {
+            match records.next(run, 1, u32::MAX) {
                 Ok(Step::Record(found)) => {
                     let bytes = match found.in_run {
                         Some(range) => &run[range],

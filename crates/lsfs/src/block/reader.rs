@@ -116,7 +116,7 @@ impl<'a> Iterator for Slices<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Record(FoundRecord),
-    /// The last block of the run is used up. Give a run that begins with the same block: it may have grown.
+    /// The run is used up: go on with one that begins with [`Records::block`].
     EndOfRun,
 }
 
@@ -173,11 +173,6 @@ impl Records {
         self.block
     }
 
-    /// Header of the block read last.
-    pub(crate) fn current_header(&self) -> Option<&BlockHeader> {
-        self.current.as_ref()
-    }
-
     /// The stored payload of the last record found with `in_run == None`.
     pub(crate) fn assembled(&self) -> &[u8] {
         &self.assembled
@@ -194,13 +189,9 @@ impl Records {
         self.assembly.as_ref().map(|assembly| (assembly.index, assembly.start.0))
     }
 
-    /// The index that must come next, once any record was seen.
-    pub(crate) fn next_index(&self) -> Option<u64> {
-        self.next_index
-    }
-
-    /// The next record of a run whose first block is `run_first`.
-    pub(crate) fn next(&mut self, run: &[u8], run_first: u32) -> Result<Step, Fault> {
+    /// The next record of a run whose first block is `run_first`. Blocks before `last_block` were complete when the run
+    /// was read; that one may have grown since.
+    pub(crate) fn next(&mut self, run: &[u8], run_first: u32, last_block: u32) -> Result<Step, Fault> {
         let block_bytes = self.reader.block_bytes;
         let run_blocks = (run.len() / block_bytes) as u32;
         debug_assert!(self.block >= run_first, "the run begins at or before the next block");
@@ -216,14 +207,12 @@ impl Records {
                 None => self.enter(image)?,
             };
             if self.offset >= usize::from(header.used_bytes) {
-                if at + 1 == run_blocks {
-                    // The block may have grown since this image was taken.
-                    self.current = None;
+                self.current = None;
+                if self.block >= last_block {
                     return Ok(Step::EndOfRun);
                 }
                 self.block += 1;
                 self.offset = BLOCK_HEADER_BYTES;
-                self.current = None;
                 continue;
             }
             let slice = SliceView::decode(image, &header, self.offset, self.reader.checksum)
@@ -404,7 +393,7 @@ mod tests {
         let mut records = Records::new(READER, 1, 0, Some(0), true);
         let mut payloads = Vec::new();
         loop {
-            match records.next(run, 1)? {
+            match records.next(run, 1, u32::MAX)? {
                 Step::EndOfRun => return Ok(payloads),
                 Step::Record(found) => payloads.push(match found.in_run {
                     Some(range) => run[range].to_vec(),
@@ -439,7 +428,7 @@ mod tests {
     fn reading_may_begin_inside_a_record() {
         let run = run_of(&[vec![1; 2000], vec![2; 10]]);
         let mut records = Records::new(READER, 3, 0, None, false);
-        match records.next(&run[1024..], 3).unwrap() {
+        match records.next(&run[1024..], 3, u32::MAX).unwrap() {
             Step::Record(found) => assert_eq!(found.index, 1),
             other => panic!("{other:?}"),
         }

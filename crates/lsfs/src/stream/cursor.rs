@@ -170,7 +170,6 @@ pub struct Cursor {
 #[derive(Debug)]
 struct Place {
     extent: Extent,
-    reader: BlockReader,
     records: Records,
 }
 
@@ -239,7 +238,7 @@ impl Cursor {
             let place = self.place.as_mut().expect("seek sets the place");
             let run_bytes = self.run_blocks.len() * place.extent.segment.block_bytes;
             let step = if self.run_blocks.contains(&place.records.block()) {
-                place.records.next(&self.run[..run_bytes], self.run_blocks.start)
+                place.records.next(&self.run[..run_bytes], self.run_blocks.start, place.extent.last_block())
             } else {
                 Ok(Step::EndOfRun)
             };
@@ -297,7 +296,7 @@ impl Cursor {
         let reader = extent.segment.open()?.reader;
         let records = Records::new(reader, block, 0, None, true);
         self.run_blocks = 0..0;
-        self.place = Some(Place { extent, reader, records });
+        self.place = Some(Place { extent, records });
         Ok(())
     }
 
@@ -364,7 +363,7 @@ pub(crate) fn locate(source: &dyn Source, index: u64) -> Result<Located> {
     let mut run = AlignedBuf::zeroed(FIRST_RUN_BYTES.max(extent.segment.block_bytes * 2));
     let mut fetched_at = None;
     loop {
-        if fetched_at == Some(block) {
+        if fetched_at == Some(block) || block > extent.last_block() {
             let position = extent.segment.position_of(block);
             let records = Some(index..index + 1);
             return Err(Error::corrupt(extent.segment.path(), position, records, "the record is missing"));
@@ -372,7 +371,7 @@ pub(crate) fn locate(source: &dyn Source, index: u64) -> Result<Located> {
         fetched_at = Some(block);
         let count = source.fetch(&extent, block, &mut run)?;
         loop {
-            match records.next(&run[..count], block) {
+            match records.next(&run[..count], block, extent.last_block()) {
                 Ok(Step::Record(found)) if found.index >= index => return Ok(Located { extent, found }),
                 Ok(Step::Record(_)) => {}
                 Ok(Step::EndOfRun) => break,
@@ -502,7 +501,7 @@ impl ReverseCursor {
         }
         loop {
             let run_bytes = self.run_blocks.len() * segment.block_bytes;
-            match records.next(&self.run[..run_bytes], self.run_blocks.start) {
+            match records.next(&self.run[..run_bytes], self.run_blocks.start, extent.last_block()) {
                 Ok(Step::Record(found)) => {
                     let stored = match found.in_run.clone() {
                         Some(range) => &self.run[range],

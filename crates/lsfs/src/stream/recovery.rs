@@ -331,7 +331,7 @@ impl Search<'_> {
             let mut run = AlignedBuf::zeroed(blocks as usize * self.segment.block_bytes);
             let count = self.segment.read_blocks(first, &mut run)?;
             loop {
-                match records.next(&run[..count], first) {
+                match records.next(&run[..count], first, last) {
                     Ok(Step::Record(_)) => {}
                     Ok(Step::EndOfRun) => break,
                     Err(fault) => return Ok(Some(fault)),

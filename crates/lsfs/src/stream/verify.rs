@@ -218,7 +218,7 @@ impl<'a> SegmentVerifier<'a> {
             let block_bytes = self.segment.block_bytes;
             let run_end = first + (count / block_bytes) as u32;
             let step = if (first..run_end).contains(&records.block()) {
-                records.next(&run[..count], first)
+                records.next(&run[..count], first, self.last_block)
             } else {
                 Ok(Step::EndOfRun)
             };
@@ -236,7 +236,7 @@ impl<'a> SegmentVerifier<'a> {
                 Ok(Step::Record(_)) => break,
                 Ok(Step::EndOfRun) => {
                     let block = records.block();
-                    if block + 1 >= run_end && count > 0 && block >= self.last_block {
+                    if block >= self.last_block && (first..run_end).contains(&block) {
                         break;
                     }
                     let wanted = (self.last_block + 1 - block) as usize * block_bytes;

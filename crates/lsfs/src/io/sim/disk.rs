@@ -357,6 +357,11 @@ impl Disk for SimDisk {
         Ok(entries)
     }
 
+    fn exists(&self, path: &Path) -> bool {
+        let path = clean(path);
+        self.enter().is_ok_and(|state| state.names.contains_key(&path) || state.medium.dirs.contains(&path))
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = clean(dir);
         let mut state = self.enter()?;
