@@ -392,8 +392,10 @@ fn refuse_occupied(env: &Env, dir: &Path) -> Result<()> {
         let path = dir.join(format!("{MANIFEST_STEM}.a"));
         return Err(Error::corrupt(&path, 0, None, "segments are here but the manifest that names them is gone"));
     }
-    let ours = |name: &str| space::is_spare(name) || directory::base_index_of(name).is_some();
-    match entries.iter().find(|entry| !ours(&entry.name) && !directory::is_control(&entry.name)) {
+    let ours = |name: &str| {
+        space::is_spare(name) || directory::base_index_of(name).is_some() || directory::is_control(name)
+    };
+    match entries.iter().find(|entry| !ours(&entry.name)) {
         None => Ok(()),
         Some(entry) => Err(Error::NotFound {
             path: dir.to_path_buf(),
