@@ -257,10 +257,18 @@ impl DataReader {
         while high - low > 1 {
             let middle = guess.clamp(low + 1, high - 1);
             let start = self.records.read(middle)?.type_code;
-            if start <= position { low = middle } else { high = middle }
+            if start <= position {
+                low = middle
+            } else {
+                high = middle
+            }
             // From the found start on, full chunks would lead here; halving takes over where they are not full.
             let ahead = position.saturating_sub(start) / CHUNK_BYTES as u64;
-            guess = if start <= position && ahead < (high - low) / 2 { middle + ahead.max(1) } else { low + (high - low) / 2 };
+            guess = if start <= position && ahead < (high - low) / 2 {
+                middle + ahead.max(1)
+            } else {
+                low + (high - low) / 2
+            };
         }
         Ok(low)
     }

@@ -258,7 +258,8 @@ impl StatePair {
     fn switch(&mut self, version: u64, bytes: &[u8], space: u64) -> Result<()> {
         let block_bytes = self.options.block_bytes;
         let other = if self.state.is_none() { 0 } else { 1 - self.holder };
-        let planned = (u64::from(self.options.limit_blocks) * block_bytes as u64).max(block_bytes as u64 + space);
+        let planned =
+            (u64::from(self.options.limit_blocks) * block_bytes as u64).max(block_bytes as u64 + space);
         let file = self.prepare(other, planned)?;
         let segment_id = self.env.runtime.random();
         let generation = self.generation + 1;
@@ -310,7 +311,8 @@ impl StatePair {
         if len < planned_bytes {
             // Zeros written once, so that every later write is a plain overwrite.
             let zeros = AlignedBuf::zeroed((planned_bytes - len / unit as u64 * unit as u64) as usize);
-            file.write_all_at(&zeros, len / unit as u64 * unit as u64, WriteSync::Later).map_err(wrong_length)?;
+            file.write_all_at(&zeros, len / unit as u64 * unit as u64, WriteSync::Later)
+                .map_err(wrong_length)?;
             file.sync().map_err(wrong_length)?;
         } else if len > planned_bytes * 2 {
             // Left by one large state.
@@ -418,7 +420,8 @@ impl Found {
                 (Some((position, reason)), None) => (*position, reason.clone()),
                 (None, None) => (0, "the state is missing".to_string()),
             };
-            let reason = format!("state version {} was durable and no longer verifies: {reason}", watermark - 1);
+            let reason =
+                format!("state version {} was durable and no longer verifies: {reason}", watermark - 1);
             return Err(Error::corrupt(&paths[at], position, Some(best + 1..watermark), reason));
         }
         let newest = scanned.iter().filter_map(|file| file.header).max_by_key(|header| header.epoch);

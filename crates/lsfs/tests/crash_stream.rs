@@ -14,7 +14,8 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use lsfs::io::{CrashStyle, SimDisk, Trace};
+use lsfs::io::CrashStyle::{self, OnlyHeaderSector, RandomWrites, SuffixOnly, TornPages, TornSectors};
+use lsfs::io::{SimDisk, Trace};
 use lsfs::{RecordStream, SpacePolicy, StreamOptions};
 use support::{Choices, budget, sim_env};
 
@@ -70,13 +71,17 @@ fn options(seed: u64) -> StreamOptions {
         in_flight_bytes: block_bytes * [4, 6][choices.below(2) as usize],
         cache_bytes: block_bytes * 8,
         space: [SpacePolicy::Adaptive, SpacePolicy::Allocate][choices.below(2) as usize],
-        compression: [lsfs::codec::Compression::None, lsfs::codec::Compression::Lz4][choices.below(2) as usize],
+        compression: [lsfs::codec::Compression::None, lsfs::codec::Compression::Lz4]
+            [choices.below(2) as usize],
         ..StreamOptions::default()
     }
 }
 
-fn payload(choices: &mut Choices, block_bytes: usize, tag: u64) -> Payload {
+/// Every other seed appends records of one size: then leftovers of an abandoned tail or of a recycled segment lie exactly
+/// where new records are expected.
+fn payload(choices: &mut Choices, seed: u64, block_bytes: usize, tag: u64) -> Payload {
     let len = match choices.below(10) {
+        _ if seed % 2 == 0 => [100, 400][(seed / 2) as usize % 2],
         0 => 0,
         1..=5 => choices.below(120),
         6..=8 => choices.below(block_bytes as u64 * 2),
@@ -94,6 +99,7 @@ struct Run<'a> {
     model: Model,
     stream: RecordStream,
     block_bytes: usize,
+    seed: u64,
 }
 
 impl Run<'_> {
@@ -109,7 +115,7 @@ impl Run<'_> {
         let mut after = self.model.clone();
         match self.choices.below(24) {
             0..=8 => {
-                let payload = payload(&mut self.choices, self.block_bytes, tag);
+                let payload = payload(&mut self.choices, self.seed, self.block_bytes, tag);
                 after.records.push(payload.clone());
                 after.durable = after.next();
                 self.call(format!("append {}", payload.len()), true, after, |stream| {
@@ -117,8 +123,8 @@ impl Run<'_> {
                 });
             }
             9..=12 => {
-                let batch: Vec<(u64, Payload)> = (0..1 + self.choices.below(6))
-                    .map(|n| (tag, payload(&mut self.choices, self.block_bytes, tag * 100 + n)))
+                let batch: Vec<(u64, Payload)> = (0..1 + self.choices.below(16))
+                    .map(|n| (tag, payload(&mut self.choices, self.seed, self.block_bytes, tag * 100 + n)))
                     .collect();
                 after.records.extend(batch.iter().map(|(_, payload)| payload.clone()));
                 after.durable = after.next();
@@ -127,14 +133,14 @@ impl Run<'_> {
                 });
             }
             13..=15 => {
-                let payload = payload(&mut self.choices, self.block_bytes, tag);
+                let payload = payload(&mut self.choices, self.seed, self.block_bytes, tag);
                 after.records.push(payload.clone());
                 self.call(format!("append_buffered {}", payload.len()), true, after, |stream| {
                     stream.append_buffered(tag, &payload).unwrap();
                 });
             }
             16 => {
-                let payload = payload(&mut self.choices, self.block_bytes, tag);
+                let payload = payload(&mut self.choices, self.seed, self.block_bytes, tag);
                 after.records.push(payload.clone());
                 self.call(format!("append_async {}", payload.len()), true, after, |stream| {
                     drop(stream.append_async(tag, &payload).unwrap());
@@ -167,13 +173,15 @@ impl Run<'_> {
                     _ => self.choices.below(50),
                 };
                 let after = Model { first: index, durable: index, base: index, records: Vec::new() };
-                self.call(format!("reset_to {index}"), false, after, |stream| stream.reset_to(index).unwrap());
+                self.call(format!("reset_to {index}"), false, after, |stream| {
+                    stream.reset_to(index).unwrap()
+                });
             }
             _ => {
                 after.durable = after.next();
                 self.call("close".to_string(), true, after.clone(), |stream| stream.close().unwrap());
                 let (disk, seed) = (self.disk.clone(), self.choices.next());
-                let options = options_of(self.block_bytes, &self.stream, seed);
+                let options = options(self.seed);
                 let start = self.disk.trace_len();
                 self.stream = RecordStream::open_in(sim_env(&disk, seed), DIR, options).unwrap();
                 let end = self.disk.trace_len();
@@ -188,16 +196,6 @@ impl Run<'_> {
                 });
             }
         }
-    }
-}
-
-fn options_of(block_bytes: usize, _stream: &RecordStream, seed: u64) -> StreamOptions {
-    let small = options(seed);
-    StreamOptions {
-        block_bytes,
-        segment_bytes: (block_bytes * 12) as u64,
-        in_flight_bytes: block_bytes * 4,
-        ..small
     }
 }
 
@@ -217,7 +215,7 @@ fn run(disk: &SimDisk, seed: u64, generation: u64, model: Model) -> (Vec<Call>, 
         partial: false,
     };
     let choices = Choices::new(seed * 1009 + generation);
-    let mut run = Run { disk, choices, calls: vec![opened], model, stream, block_bytes };
+    let mut run = Run { disk, choices, calls: vec![opened], model, stream, block_bytes, seed };
     for n in 0..14 {
         run.step(generation * 1000 + n);
     }
@@ -230,7 +228,8 @@ fn run(disk: &SimDisk, seed: u64, generation: u64, model: Model) -> (Vec<Call>, 
 fn recover(image: &SimDisk, seed: u64, check_all: bool) -> Result<Model, String> {
     let env = sim_env(image, seed);
     let options = StreamOptions { create: true, ..options(seed) };
-    let stream = RecordStream::open_in(env.clone(), DIR, options).map_err(|error| format!("open: {error}"))?;
+    let stream =
+        RecordStream::open_in(env.clone(), DIR, options).map_err(|error| format!("open: {error}"))?;
     let first = stream.first_index();
     let mut model = Model { first, durable: stream.next_index(), base: first, records: Vec::new() };
     let mut cursor = stream.iter(..);
@@ -283,7 +282,12 @@ fn judge(calls: &[Call], point: usize, found: &Model) -> Result<(), String> {
         return Ok(());
     }
     let (before, after) = (show(before), show(&admitted));
-    Err(format!("during {}: found {}..{}, admitted {before} or {after}", call.name, found.first, found.next()))
+    Err(format!(
+        "during {}: found {}..{}, admitted {before} or {after}",
+        call.name,
+        found.first,
+        found.next()
+    ))
 }
 
 fn show(model: &Model) -> String {
@@ -307,7 +311,7 @@ fn crash_everywhere(seed: u64) -> u64 {
     let mut images = 0;
     let mut disk = SimDisk::new(seed);
     let mut model = Model { first: 0, durable: 0, base: 0, records: Vec::new() };
-    for generation in 0..4 {
+    for generation in 0..6 {
         let (calls, trace) = run(&disk, seed, generation, model.clone());
         let mut crash_images = trace.images();
         let mut choices = Choices::new(seed ^ (generation << 32));
@@ -321,7 +325,8 @@ fn crash_everywhere(seed: u64) -> u64 {
                 let image = crash_images.image(style, choices.next());
                 let original = image.power_fail(CrashStyle::EverythingUnsynced, 0);
                 let context = |problem: String| {
-                    let calls: Vec<_> = calls.iter().map(|c| format!("{}..{} {}", c.start, c.end, c.name)).collect();
+                    let calls: Vec<_> =
+                        calls.iter().map(|c| format!("{}..{} {}", c.start, c.end, c.name)).collect();
                     format!(
                         "seed {seed}, generation {generation}, {}, style {style:?}: {problem}\n{}",
                         trace.describe(point),
@@ -332,9 +337,9 @@ fn crash_everywhere(seed: u64) -> u64 {
                 let found = found.unwrap_or_else(|problem| panic!("{}", context(problem)));
                 judge(&calls, point, &found).unwrap_or_else(|problem| panic!("{}", context(problem)));
                 images += 1;
-                if point >= next_start && next.is_none() && choices.below(3) == 0 {
-                    // What recovery found was told to the caller, so it is the next generation's truth; but half of
-                    // the time that recovery is itself lost, and only what was durable before it is.
+                let is_torn =
+                    matches!(style, SuffixOnly | RandomWrites | TornSectors | TornPages | OnlyHeaderSector);
+                if point >= next_start && next.is_none() && is_torn && choices.below(3) == 0 {
                     next = Some((original, found));
                 }
             }

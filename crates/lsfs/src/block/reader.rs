@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::codec::{
-    BLOCK_HEADER_BYTES, BlockFault, BlockHeader, BlockTailer, Checksum, Compression, RecordFault,
-    RecordHeader, RecordTailer, RECORD_TAILER_BYTES, SLICE_HEADER_BYTES, SliceFault, SliceView,
+    BLOCK_HEADER_BYTES, BlockFault, BlockHeader, BlockTailer, Checksum, Compression, RECORD_TAILER_BYTES,
+    RecordFault, RecordHeader, RecordTailer, SLICE_HEADER_BYTES, SliceFault, SliceView,
 };
 
 /// Where and why blocks do not hold what they should.
@@ -153,7 +153,13 @@ pub(crate) struct Records {
 
 impl Records {
     /// Begins at a block and offset (a slice's start or the block's end) whose next record is `next_index`, if known.
-    pub(crate) fn new(reader: BlockReader, block: u32, offset: usize, next_index: Option<u64>, collect: bool) -> Self {
+    pub(crate) fn new(
+        reader: BlockReader,
+        block: u32,
+        offset: usize,
+        next_index: Option<u64>,
+        collect: bool,
+    ) -> Self {
         Records {
             reader,
             block,
@@ -253,11 +259,19 @@ impl Records {
         Ok(header)
     }
 
-    fn take_slice(&mut self, slice: &SliceView<'_>, image_start: usize) -> Result<Option<FoundRecord>, Fault> {
+    fn take_slice(
+        &mut self,
+        slice: &SliceView<'_>,
+        image_start: usize,
+    ) -> Result<Option<FoundRecord>, Fault> {
         if slice.number == 0 { self.begin_record(slice, image_start) } else { self.continue_record(slice) }
     }
 
-    fn begin_record(&mut self, slice: &SliceView<'_>, image_start: usize) -> Result<Option<FoundRecord>, Fault> {
+    fn begin_record(
+        &mut self,
+        slice: &SliceView<'_>,
+        image_start: usize,
+    ) -> Result<Option<FoundRecord>, Fault> {
         if let Some(assembly) = &self.assembly {
             return Err(self.chain_fault(format!(
                 "record {} begins although record {} has not ended",
@@ -276,8 +290,7 @@ impl Records {
         let start = (self.block, slice.start);
         if slice.is_last {
             self.check_size(&header, body.len() as u64)?;
-            let payload_start =
-                image_start + usize::from(slice.start) + SLICE_HEADER_BYTES + header_bytes;
+            let payload_start = image_start + usize::from(slice.start) + SLICE_HEADER_BYTES + header_bytes;
             return Ok(Some(FoundRecord {
                 index: slice.index,
                 type_code: header.type_code,
@@ -310,7 +323,8 @@ impl Records {
                 stored_bytes: 0,
             },
             None => {
-                let reason = format!("slice {} of record {} without its beginning", slice.number, slice.index);
+                let reason =
+                    format!("slice {} of record {} without its beginning", slice.number, slice.index);
                 return Err(self.chain_fault(reason));
             }
         };
@@ -366,7 +380,11 @@ impl Records {
 
     fn check_size(&self, header: &RecordHeader, found: u64) -> Result<(), Fault> {
         let expected = header.stored_bytes;
-        if u64::from(expected) == found { Ok(()) } else { Err(self.fault(RecordFault::Size { expected, found })) }
+        if u64::from(expected) == found {
+            Ok(())
+        } else {
+            Err(self.fault(RecordFault::Size { expected, found }))
+        }
     }
 }
 
@@ -375,8 +393,12 @@ mod tests {
     use super::*;
     use crate::block::{BlockWriter, Identity, PendingRecord};
 
-    const READER: BlockReader =
-        BlockReader { segment_id: 9, checksum: Checksum::Crc32c, block_bytes: 512, record_limit_bytes: 1 << 20 };
+    const READER: BlockReader = BlockReader {
+        segment_id: 9,
+        checksum: Checksum::Crc32c,
+        block_bytes: 512,
+        record_limit_bytes: 1 << 20,
+    };
 
     fn run_of(payloads: &[Vec<u8>]) -> Vec<u8> {
         let identity = Identity { segment_id: 9, epoch: 1, checksum: Checksum::Crc32c, block_bytes: 512 };

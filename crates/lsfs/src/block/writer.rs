@@ -226,7 +226,8 @@ impl BlockWriter {
             &record.payload[record.written_bytes..record.written_bytes + payload_bytes],
             if is_last && record.slice_number > 0 { &tailer } else { &[] },
         ];
-        let delta = u16::try_from(record.index - facts.first_index).expect("a block holds under 65536 records");
+        let delta =
+            u16::try_from(record.index - facts.first_index).expect("a block holds under 65536 records");
         let seed = block_seed(segment_id, number, epoch);
         let end =
             put_slice(block, usize::from(start), seed, checksum, delta, record.slice_number, is_last, parts);
@@ -236,7 +237,13 @@ impl BlockWriter {
         record.slice_number += 1;
     }
 
-    fn header(&self, facts: &BlockFacts, at: usize, durable_index: u64, durable_position: u64) -> BlockHeader {
+    fn header(
+        &self,
+        facts: &BlockFacts,
+        at: usize,
+        durable_index: u64,
+        durable_position: u64,
+    ) -> BlockHeader {
         BlockHeader {
             segment_id: self.identity.segment_id,
             block_number: self.first_block + at as u32,

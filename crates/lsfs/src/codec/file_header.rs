@@ -208,7 +208,10 @@ mod tests {
         for at in 12..FILE_HEADER_BYTES {
             let mut damaged = encoded();
             damaged[at] ^= 1;
-            assert!(matches!(FileHeader::decode(&damaged), Err(FileHeaderFault::Checksum { .. })), "byte {at}");
+            assert!(
+                matches!(FileHeader::decode(&damaged), Err(FileHeaderFault::Checksum { .. })),
+                "byte {at}"
+            );
         }
         let mut block = vec![0; 512];
         FileHeader { block_bytes: 1000, ..header() }.encode(&mut block);

@@ -23,9 +23,12 @@ pub use file_header::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderF
 pub use manifest::{Manifest, ManifestFault, SegmentEntry};
 pub use mark::{MARK_BYTES, Mark, MarkFault};
 pub use record::{
-    RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordFault, RecordHeader, RecordTailer, record_overhead_bytes,
+    RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordFault, RecordHeader, RecordTailer,
+    record_overhead_bytes,
 };
-pub use slice::{SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SliceFault, SliceView, put_slice};
+pub use slice::{
+    SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SliceFault, SliceView, put_slice,
+};
 
 /// The smallest block: one sector.
 pub const BLOCK_BYTES_MIN: usize = 512;

@@ -60,8 +60,8 @@ fn words(state: &Published) -> [u64; WORDS] {
         0,
     ];
     // A mixture of two states must not pass: FNV-1a over the words (fast; this is no protection against malice).
-    words[6] = words.iter().fold(0xCBF2_9CE4_8422_2325, |hash: u64, word| {
-        (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3)
-    });
+    words[6] = words
+        .iter()
+        .fold(0xCBF2_9CE4_8422_2325, |hash: u64, word| (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3));
     words
 }

@@ -220,7 +220,8 @@ impl RecordStream {
     /// As for [`RecordStream::append`].
     pub fn append_async(&self, type_code: u64, payload: &[u8]) -> Result<Pending> {
         let recorder = &self.owner.recorder;
-        let (index, batch) = recorder.append_pending(type_code, &Payload::new(payload, &recorder.options)?)?;
+        let (index, batch) =
+            recorder.append_pending(type_code, &Payload::new(payload, &recorder.options)?)?;
         Ok(Pending::new(Arc::clone(recorder), index, batch))
     }
 
@@ -390,7 +391,12 @@ fn refuse_occupied(env: &Env, dir: &Path) -> Result<()> {
     let segments = entries.iter().filter(|entry| directory::base_index_of(&entry.name).is_some());
     if segments.clone().count() > 1 {
         let path = dir.join(format!("{MANIFEST_STEM}.a"));
-        return Err(Error::corrupt(&path, 0, None, "segments are here but the manifest that names them is gone"));
+        return Err(Error::corrupt(
+            &path,
+            0,
+            None,
+            "segments are here but the manifest that names them is gone",
+        ));
     }
     let ours = |name: &str| {
         space::is_spare(name) || directory::base_index_of(name).is_some() || directory::is_control(name)
@@ -524,7 +530,11 @@ pub(crate) fn forward(
 }
 
 /// A backward cursor over a range; it ends at the stream's end at the latest.
-pub(crate) fn backward(source: Arc<dyn Source>, range: impl RangeBounds<u64>, next_index: u64) -> ReverseCursor {
+pub(crate) fn backward(
+    source: Arc<dyn Source>,
+    range: impl RangeBounds<u64>,
+    next_index: u64,
+) -> ReverseCursor {
     let end = end_of(&range).unwrap_or(u64::MAX).min(next_index);
     ReverseCursor::new(source, start_of(&range).unwrap_or(0), end)
 }

@@ -62,7 +62,8 @@ const RECORD_LIMIT_BYTES_MAX: u32 = 1 << 30;
 
 impl StreamOptions {
     pub(crate) fn check(&self) -> Result<()> {
-        let wrong = |option, value: String, expected: String| Err(Error::InvalidOption { option, value, expected });
+        let wrong =
+            |option, value: String, expected: String| Err(Error::InvalidOption { option, value, expected });
         if !is_block_size(self.block_bytes) {
             let expected = "a power of two from 512 to 32768".to_string();
             return wrong("block_bytes", self.block_bytes.to_string(), expected);

@@ -125,7 +125,10 @@ impl Shared {
         }
         let state = read_state(&self.env, &self.dir, MANIFEST_STEM)?;
         let version = state.map_or(0, |state| state.version);
-        if version == view.manifest_version && published.is_none() && !view.is_growing(&self.env, &self.dir)? {
+        if version == view.manifest_version
+            && published.is_none()
+            && !view.is_growing(&self.env, &self.dir)?
+        {
             return Ok(());
         }
         *view = View::load(&self.env, &self.dir)?;
@@ -185,7 +188,8 @@ impl View {
         let writer_lives = is_written(env, dir)?;
         let page = env.disk.shared_page(&dir.join(directory::LIVE_NAME), false).ok();
         let published = page.as_ref().filter(|_| writer_lives).and_then(|page| live::published(&**page));
-        let state = read_state(env, dir, MANIFEST_STEM)?.ok_or_else(|| not_found("it was never completed"))?;
+        let state =
+            read_state(env, dir, MANIFEST_STEM)?.ok_or_else(|| not_found("it was never completed"))?;
         let manifest = decode_manifest(dir, &state.bytes)?;
         let recorded = match published {
             Some(_) => Layout::named(env, dir, &manifest, OpenMode::Read)?,

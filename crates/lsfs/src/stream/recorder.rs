@@ -214,9 +214,13 @@ impl Recorder {
                 }
                 Step::Idle
             });
-            self.env.runtime.spawn(name, task).map_err(|error| Error::io("start a thread for", &self.dir, error))
+            self.env
+                .runtime
+                .spawn(name, task)
+                .map_err(|error| Error::io("start a thread for", &self.dir, error))
         };
-        let (committer, preparer) = (spawn("lsfs-commit", Recorder::commit_step)?, spawn("lsfs-space", Recorder::prepare_step)?);
+        let (committer, preparer) =
+            (spawn("lsfs-commit", Recorder::commit_step)?, spawn("lsfs-space", Recorder::prepare_step)?);
         // Set once, here, before anybody else has the recorder.
         let _first = (self.committer.set(committer), self.preparer.set(preparer));
         Ok(())
@@ -333,7 +337,12 @@ impl Recorder {
         Ok((index, batch))
     }
 
-    pub(crate) fn append_then(&self, type_code: u64, payload: &Payload<'_>, callback: Callback) -> Result<u64> {
+    pub(crate) fn append_then(
+        &self,
+        type_code: u64,
+        payload: &Payload<'_>,
+        callback: Callback,
+    ) -> Result<u64> {
         let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
         self.count_append(payload);
         tail.callbacks[parity(batch)].push((index, callback));
@@ -529,7 +538,8 @@ impl Recorder {
                 word.set_and_wake_all(word.load().wrapping_add(1));
             }
             wakers.into_iter().for_each(Waker::wake);
-            let of_batch = if failure.is_some() && parity != self::parity(sequence) { sequence + 1 } else { sequence };
+            let of_batch =
+                if failure.is_some() && parity != self::parity(sequence) { sequence + 1 } else { sequence };
             for (index, callback) in callbacks {
                 callback(match &failure {
                     None => Ok(index),
@@ -771,7 +781,8 @@ impl Recorder {
         let mut tail = self.tail();
         let mut dropped = tail.take_all_extents();
         let keep = |candidate: &Extent| {
-            candidate.segment.base_index < extent.segment.base_index && candidate.next_index > tail.first_index
+            candidate.segment.base_index < extent.segment.base_index
+                && candidate.next_index > tail.first_index
         };
         let kept: Vec<Extent> = dropped.iter().filter(|candidate| keep(candidate)).cloned().collect();
         dropped.retain(|candidate| {

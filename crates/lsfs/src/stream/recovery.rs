@@ -104,8 +104,12 @@ fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -
         if header.stream_id != manifest.stream_id || header.epoch < manifest.epoch {
             continue;
         }
-        let entry =
-            SegmentEntry { segment_id: header.segment_id, base_index: base, next_index: base, end_position: 0 };
+        let entry = SegmentEntry {
+            segment_id: header.segment_id,
+            base_index: base,
+            next_index: base,
+            end_position: 0,
+        };
         let segment = Segment::new(env, dir, &entry, header.block_bytes as usize, OpenMode::Read);
         let mut block = AlignedBuf::zeroed(segment.block_bytes);
         segment.read_blocks(1, &mut block)?;
@@ -154,8 +158,7 @@ pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> R
     let block_bytes = segment.block_bytes as u64;
     let len = open.file.len().map_err(|error| Error::io("measure", segment.path(), error))?;
     let file_blocks = u32::try_from(len / block_bytes).unwrap_or(u32::MAX);
-    let mut search =
-        Search { segment, epoch, file_blocks, block: AlignedBuf::zeroed(segment.block_bytes) };
+    let mut search = Search { segment, epoch, file_blocks, block: AlignedBuf::zeroed(segment.block_bytes) };
 
     // 1. The block with the last byte known durable must be there.
     let known_block = (known.end_position.saturating_sub(1) / block_bytes) as u32;
@@ -267,12 +270,7 @@ impl Search<'_> {
             .max())
     }
 
-    fn walk(
-        &mut self,
-        known: &SegmentEntry,
-        from: Watermark,
-        last: u32,
-    ) -> Result<Walked> {
+    fn walk(&mut self, known: &SegmentEntry, from: Watermark, last: u32) -> Result<Walked> {
         let block_bytes = self.segment.block_bytes as u64;
         let reader = self.segment.open()?.reader;
         let known_block = (known.end_position.saturating_sub(1) / block_bytes) as u32;

@@ -56,7 +56,13 @@ impl Extent {
 }
 
 impl Segment {
-    pub(crate) fn new(env: &Env, dir: &Path, entry: &SegmentEntry, block_bytes: usize, mode: OpenMode) -> Self {
+    pub(crate) fn new(
+        env: &Env,
+        dir: &Path,
+        entry: &SegmentEntry,
+        block_bytes: usize,
+        mode: OpenMode,
+    ) -> Self {
         Segment {
             env: env.clone(),
             path: crate::directory::segment_path(dir, entry.base_index),

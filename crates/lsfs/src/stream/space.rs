@@ -163,7 +163,8 @@ impl Space {
             return self.remove(path);
         };
         let held: u64 = self.lock().iter().map(|spare| spare.len).sum();
-        let useful = len >= self.next_segment_bytes(live_bytes, 0) / 2 && len.is_multiple_of(self.block_bytes as u64);
+        let useful =
+            len >= self.next_segment_bytes(live_bytes, 0) / 2 && len.is_multiple_of(self.block_bytes as u64);
         if !useful || held + len > self.allowance(live_bytes, 0) {
             return self.remove(path);
         }

@@ -164,7 +164,8 @@ pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Resu
     let mut done_bytes = 0;
     for extent in extents {
         let verified = SegmentVerifier::new(extent).and_then(|mut verifier| {
-            verifier.run(&mut report, |bytes| progress(Progress { done_bytes: done_bytes + bytes, total_bytes }))
+            verifier
+                .run(&mut report, |bytes| progress(Progress { done_bytes: done_bytes + bytes, total_bytes }))
         });
         match verified {
             Ok(()) => {}
@@ -230,7 +231,8 @@ impl<'a> SegmentVerifier<'a> {
                         report.damage.push(self.damage(position, self.expected..found.index, reason));
                     }
                     report.records += 1;
-                    report.stored_bytes += found.in_run.map_or(u64::from(found.raw_bytes), |r| r.len() as u64);
+                    report.stored_bytes +=
+                        found.in_run.map_or(u64::from(found.raw_bytes), |r| r.len() as u64);
                     self.expected = found.index + 1;
                 }
                 Ok(Step::Record(_)) => break,

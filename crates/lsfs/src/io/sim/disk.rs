@@ -359,7 +359,7 @@ impl Disk for SimDisk {
 
     fn exists(&self, path: &Path) -> bool {
         let path = clean(path);
-        self.enter().is_ok_and(|state| state.names.contains_key(&path) || state.medium.dirs.contains(&path))
+        self.enter().is_ok_and(|state| state.names.contains_key(&path) || state.need_dir(&path).is_ok())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

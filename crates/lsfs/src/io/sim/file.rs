@@ -51,7 +51,7 @@ impl SimFile {
             return Ok(());
         }
         Err(invalid(format!(
-            "{}: transfer of {} bytes at {position}, buffer at {address:#x}, is not aligned to units of {unit}",
+            "{}: {} bytes at {position} from a buffer at {address:#x} are not aligned to units of {unit}",
             self.path.display(),
             buf.len()
         )))

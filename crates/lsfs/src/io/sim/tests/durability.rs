@@ -199,6 +199,8 @@ fn directories_and_listings() {
     let entries = disk.list(Path::new("./db")).unwrap();
     assert_eq!((entries.len(), entries[0].name.as_str(), entries[0].len), (1, "a", 5000));
     assert_eq!(entries[0].allocated, 8192);
+    let there = ["db", "./db/sub", "db/a", "", "db/b", "a"].map(|name| disk.exists(Path::new(name)));
+    assert_eq!(there, [true, true, true, true, false, false]);
     assert_eq!(disk.list(Path::new("nowhere")).unwrap_err().kind(), io::ErrorKind::NotFound);
     assert_eq!(disk.list(Path::new("")).unwrap(), []);
     assert!(disk.open(Path::new("nowhere/a"), OpenMode::CreateNew, UNIT).is_err());
