@@ -149,11 +149,13 @@ pub trait File: Send + Sync + Debug {
 
     /// Writes all of `buf`, continuing after short writes from the last whole unit.
     fn write_all_at(&self, mut buf: &[u8], mut position: u64, sync: WriteSync) -> io::Result<()> {
+        let mut stalls = 0;
         while !buf.is_empty() {
             let written = self.write_at(buf, position, sync)?;
             // Direct I/O needs aligned positions, so a partly written sector is written again.
             let whole = if written == buf.len() { written } else { written & !(SECTOR_BYTES - 1) };
-            if whole == 0 {
+            stalls = if whole == 0 { stalls + 1 } else { 0 };
+            if written == 0 || stalls > 3 {
                 return Err(io::Error::new(
                     io::ErrorKind::WriteZero,
                     format!("wrote {written} of {} bytes at {position}", buf.len()),
