@@ -14,6 +14,7 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
+use lsfs::codec::{BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, record_overhead_bytes};
 use lsfs::io::CrashStyle::{self, OnlyHeaderSector, RandomWrites, SuffixOnly, TornPages, TornSectors};
 use lsfs::io::{SimDisk, Trace};
 use lsfs::{RecordStream, SpacePolicy, StreamOptions};
@@ -77,11 +78,14 @@ fn options(seed: u64) -> StreamOptions {
     }
 }
 
-/// Every other seed appends records of one size: then leftovers of an abandoned tail or of a recycled segment lie exactly
-/// where new records are expected.
+/// Every other seed appends records of one size, a third of a block or a whole one: then leftovers of an abandoned tail
+/// or of a recycled segment lie exactly where new records are expected.
 fn payload(choices: &mut Choices, seed: u64, block_bytes: usize, tag: u64) -> Payload {
+    let room = block_bytes - BLOCK_HEADER_BYTES - BLOCK_TAILER_BYTES;
+    let whole = |parts: usize| (room / parts - record_overhead_bytes() - 8) as u64;
     let len = match choices.below(10) {
-        _ if seed % 2 == 0 => [100, 400][(seed / 2) as usize % 2],
+        _ if seed % 4 == 0 => whole(1),
+        _ if seed % 4 == 2 => whole(3),
         0 => 0,
         1..=5 => choices.below(120),
         6..=8 => choices.below(block_bytes as u64 * 2),
@@ -216,7 +220,7 @@ fn run(disk: &SimDisk, seed: u64, generation: u64, model: Model) -> (Vec<Call>, 
     };
     let choices = Choices::new(seed * 1009 + generation);
     let mut run = Run { disk, choices, calls: vec![opened], model, stream, block_bytes, seed };
-    for n in 0..14 {
+    for n in 0..18 {
         run.step(generation * 1000 + n);
     }
     let trace = disk.stop_trace();

@@ -13,7 +13,12 @@ use support::{budget, sim_env};
 const DIR: &str = "/stream";
 
 fn options() -> StreamOptions {
-    StreamOptions { block_bytes: 512, segment_bytes: 8 * 512, in_flight_bytes: 4 * 512, ..StreamOptions::default() }
+    StreamOptions {
+        block_bytes: 512,
+        segment_bytes: 8 * 512,
+        in_flight_bytes: 4 * 512,
+        ..StreamOptions::default()
+    }
 }
 
 fn payload(index: u64) -> Vec<u8> {
