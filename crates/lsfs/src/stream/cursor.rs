@@ -303,14 +303,12 @@ impl Cursor {
     fn fetch(&mut self, block: u32) -> Result<()> {
         let Some(place) = &mut self.place else { return Ok(()) };
         let block_bytes = place.extent.segment.block_bytes;
-        let wanted = if self.run.is_empty() { FIRST_RUN_BYTES } else { RUN_BYTES }.max(block_bytes * 2);
-        if self.run.len() != wanted {
-            self.run = AlignedBuf::zeroed(wanted);
-        }
+        let wanted = if self.run.is_empty() { FIRST_RUN_BYTES } else { RUN_BYTES };
         place.extent = match self.source.extent_of(self.next)? {
             newer if newer.segment.segment_id == place.extent.segment.segment_id => newer,
             _ => place.extent.clone(),
         };
+        size_run(&mut self.run, wanted, &place.extent);
         let count = self.source.fetch(&place.extent, block, &mut self.run)?;
         self.run_blocks = block..block + (count / block_bytes) as u32;
         Ok(())
@@ -328,6 +326,16 @@ impl Cursor {
         let records = Some(self.next..place.extent.next_index.max(self.next + 1));
         let error = Error::corrupt(segment.path(), position, records, "the record is missing");
         Err(self.explain(segment, error))
+    }
+}
+
+/// Gives a run buffer room for `wanted` bytes, or for the whole segment if that is less.
+fn size_run(run: &mut AlignedBuf, wanted: usize, extent: &Extent) {
+    let block_bytes = extent.segment.block_bytes;
+    let segment_bytes = (extent.last_block() as usize).saturating_mul(block_bytes);
+    let wanted = wanted.min(segment_bytes).max(block_bytes * 2);
+    if run.len() < wanted {
+        *run = AlignedBuf::zeroed(wanted);
     }
 }
 
@@ -547,10 +555,7 @@ impl ReverseCursor {
     fn fetch_from(&mut self, first: u32) -> Result<()> {
         let place = self.place.as_ref().expect("still set");
         let block_bytes = place.extent.segment.block_bytes;
-        let wanted = (RUN_BYTES / 4).max(block_bytes * 2);
-        if self.run.len() != wanted {
-            self.run = AlignedBuf::zeroed(wanted);
-        }
+        size_run(&mut self.run, RUN_BYTES / 4, &place.extent);
         let count = self.source.fetch(&place.extent, first, &mut self.run)?;
         self.run_blocks = first..first + (count / block_bytes) as u32;
         Ok(())

@@ -398,7 +398,7 @@ impl Search<'_> {
     }
 }
 
-/// Rewrites the block with the end so that it holds nothing behind it.
+/// Rewrites the block with the end so that it holds nothing behind it, and a tailer that fits, if it does not already.
 ///
 /// The slices that stay keep their bytes, so a torn rewrite loses none of them.
 pub(crate) fn clean_end(segment: &Segment, end_position: u64) -> Result<()> {
@@ -411,10 +411,8 @@ pub(crate) fn clean_end(segment: &Segment, end_position: u64) -> Result<()> {
     let mut image = AlignedBuf::zeroed(segment.block_bytes);
     segment.read_blocks(number, &mut image)?;
     let corrupt = |fault: BlockFault| Error::corrupt(segment.path(), end_position - used as u64, None, fault);
+    let found = image.to_vec();
     let mut header = open.reader.header(&image, number).map_err(corrupt)?;
-    if usize::from(header.used_bytes) == used {
-        return Ok(());
-    }
     let last_slice_start = open
         .reader
         .slices(&image, header)
@@ -424,6 +422,9 @@ pub(crate) fn clean_end(segment: &Segment, end_position: u64) -> Result<()> {
     image[used..].fill(0);
     header.used_bytes = used as u16;
     header.encode(&mut image, last_slice_start, open.reader.checksum);
+    if image[..] == found[..] {
+        return Ok(());
+    }
     let position = segment.position_of(number);
     open.file
         .write_all_at(&image, position, WriteSync::Durable)
