@@ -89,6 +89,14 @@ fn lengths_of_one_file_keep_their_order() {
         .collect();
     // Were the second lost alone, three pages would have one allocated, and four would too.
     assert_eq!(seen, BTreeSet::from([vec![0, 0], vec![1, 1], vec![2, 2], vec![3, 2], vec![4, 4]]));
+    // An allocation whose cut was lost would show the old bytes.
+    let file = create(&disk, "b");
+    file.write_at(&buf(3 * UNIT, 1), 0, WriteSync::Durable).unwrap();
+    file.set_len(PAGE).unwrap();
+    file.allocate(4 * PAGE).unwrap();
+    let seen: BTreeSet<Vec<u8>> =
+        (0..50).map(|seed| pages(&disk.power_fail(CrashStyle::RandomWrites, seed), "b")).collect();
+    assert_eq!(seen, BTreeSet::from([vec![1, 1, 1], vec![1], vec![1, 0, 0, 0]]));
 }
 
 #[test]
