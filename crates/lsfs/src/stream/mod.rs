@@ -227,8 +227,8 @@ impl RecordStream {
 
     /// Appends a record and calls `callback` with its index once it is durable, or with the failure.
     ///
-    /// Callbacks run in index order on the thread that wrote the batch; they must not block on this stream. Answers the
-    /// index at once.
+    /// Callbacks run in index order on the thread that wrote the batch, shortly after the record became durable; they must
+    /// not block on this stream. Answers the index at once.
     ///
     /// # Errors
     /// As for [`RecordStream::append`]; the callback is then not called.

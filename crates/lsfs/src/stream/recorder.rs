@@ -537,14 +537,15 @@ impl Recorder {
                 let word = &self.words[parity];
                 word.set_and_wake_all(word.load().wrapping_add(1));
             }
-            wakers.into_iter().for_each(Waker::wake);
+            wakers.into_iter().for_each(|waker| contain_panic(|| waker.wake()));
             let of_batch =
                 if failure.is_some() && parity != self::parity(sequence) { sequence + 1 } else { sequence };
             for (index, callback) in callbacks {
-                callback(match &failure {
+                let outcome = match &failure {
                     None => Ok(index),
                     Some(failure) => Err(self.failure_of(failure, of_batch)),
-                });
+                };
+                contain_panic(|| callback(outcome));
             }
             tail = self.tail();
         }
@@ -1040,6 +1041,13 @@ impl Tail {
 
 /// A buffer may be this much larger than what it holds before it is given back.
 const MEMORY_WASTE_BYTES: usize = 16 << 10;
+
+/// Runs foreign code on the thread that flushes: its panic must not leave the stream flushing for ever.
+fn contain_panic(call: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err() {
+        tracing::error!("a callback of an append panicked");
+    }
+}
 
 fn parity(batch: Sequence) -> usize {
     (batch % 2) as usize

@@ -1,0 +1,135 @@
+//! `lsfs verify`: reads every byte and checks every checksum.
+
+use std::fmt;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use lsfs::{DataReader, Env, Error, FinalData, VerifyReport};
+use serde::Serialize;
+
+use crate::exit::DamageFound;
+use crate::output;
+use crate::place::{self, Place};
+use crate::progress;
+use crate::report::Damage;
+use crate::summary::{Stopwatch, bytes_in_time, counted};
+
+/// Check every byte of a stream or a state
+///
+/// Names each damaged file, the position in it and the records concerned, and ends with exit code 3 if there are any.
+/// Nothing is locked or changed; beside a live writer, what was durable at the beginning is checked.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// The directory of a record stream, a data stream or a state
+    dir: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Verifies the directory.
+pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
+    let dir = &args.dir;
+    let stopwatch = Stopwatch::start();
+    let mut verified = match place::look(dir)? {
+        Place::RecordStream => Verified::stream(dir)?,
+        Place::DataStream => Verified::data_stream(dir)?,
+        Place::FinalData => Verified::final_data(dir)?,
+        Place::File => bail!("{} is a file: verify its directory, or `lsfs inspect` the file", dir.display()),
+    };
+    verified.seconds = stopwatch.seconds();
+    match args.json {
+        true => output::print_json(&verified)?,
+        false => output::print(verified.to_string().as_bytes())?,
+    }
+    match verified.damage.len() as u64 {
+        0 => Ok(()),
+        count => {
+            Err(DamageFound(format!("{} is damaged in {}", dir.display(), counted(count, "place"))).into())
+        }
+    }
+}
+
+/// What was verified.
+#[derive(Debug, Default, Serialize)]
+struct Verified {
+    path: PathBuf,
+    /// Records (in a data stream chunks, in final data the state) that verified.
+    records: u64,
+    /// Their bytes as stored.
+    stored_bytes: u64,
+    blocks: u64,
+    seconds: f64,
+    damage: Vec<Damage>,
+}
+
+impl Verified {
+    fn stream(dir: &Path) -> anyhow::Result<Verified> {
+        let bar = progress::bar("verifying", 0);
+        let report = lsfs::verify(&Env::default(), dir, |progress| {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+        });
+        bar.finish_and_clear();
+        let VerifyReport { records, stored_bytes, blocks, damage, .. } = report?;
+        let damage = damage.iter().map(Damage::from).collect();
+        Ok(Verified { path: dir.to_path_buf(), records, stored_bytes, blocks, seconds: 0.0, damage })
+    }
+
+    /// As a stream; and the last marked byte is there.
+    fn data_stream(dir: &Path) -> anyhow::Result<Verified> {
+        let mut verified = Verified::stream(dir)?;
+        match read_last_byte(dir) {
+            Ok(()) => {}
+            Err(Error::Corrupt(damage)) if verified.damage.is_empty() => {
+                verified.damage.push(Damage::from(&*damage));
+            }
+            // The damage found already explains it.
+            Err(_) if !verified.damage.is_empty() => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(verified)
+    }
+
+    fn final_data(dir: &Path) -> anyhow::Result<Verified> {
+        let mut verified = Verified { path: dir.to_path_buf(), ..Verified::default() };
+        match FinalData::read(dir) {
+            Ok(Some(state)) => {
+                verified.records = 1;
+                verified.stored_bytes = state.bytes.len() as u64;
+            }
+            Ok(None) => {}
+            Err(Error::Corrupt(damage)) => verified.damage.push(Damage::from(&*damage)),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(verified)
+    }
+}
+
+fn read_last_byte(dir: &Path) -> lsfs::Result<()> {
+    let mut reader = DataReader::open(dir)?;
+    if reader.byte_count() == 0 {
+        return Ok(());
+    }
+    let engine_error = |error: std::io::Error| match error.downcast::<Error>() {
+        Ok(error) => error,
+        Err(source) => Error::Io { action: "read", path: dir.to_path_buf(), source: source.into() },
+    };
+    reader.seek(SeekFrom::End(-1)).and_then(|_| reader.read_exact(&mut [0])).map_err(engine_error)
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for damage in &self.damage {
+            writeln!(f, "{damage}")?;
+        }
+        let (path, records) = (self.path.display(), counted(self.records, "record"));
+        let bytes = bytes_in_time(self.stored_bytes, self.seconds);
+        write!(f, "{path}: {records} verified, {bytes}")?;
+        match self.damage.len() as u64 {
+            0 => writeln!(f, "; no damage"),
+            count => writeln!(f, "; {} damaged", counted(count, "place")),
+        }
+    }
+}

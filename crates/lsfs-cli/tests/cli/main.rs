@@ -1,0 +1,13 @@
+//! The command `lsfs`, run as its users run it.
+
+mod bad_input;
+mod cat;
+mod damage;
+mod data;
+mod follow;
+mod inspect;
+mod interrupt;
+mod kill;
+mod record;
+mod state;
+mod support;
