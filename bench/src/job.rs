@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contenders::{self, ContenderId, StorePlan};
 use crate::disk;
-use crate::machine;
+use crate::machine::{self, CpuClock};
 use crate::measure::Load;
 use crate::metric::{Metric, Sample};
 use crate::payload::Feed;
@@ -144,9 +144,9 @@ fn write_until_killed(id: ContenderId, dir: &Path, content: &Content) -> Result<
 /// Reads the store back and holds it to its content.
 fn measure_read_back(id: ContenderId, dir: &Path, content: &Content) -> Result<Sample> {
     machine::reset_peak_rss();
-    let cpu_before = machine::cpu_seconds();
+    let cpu = CpuClock::now();
     let read = contenders::read_back(id, dir)?;
-    let cpu_seconds = machine::cpu_seconds() - cpu_before;
+    let (cpu_seconds, others_percent) = (cpu.own_seconds_since(), cpu.others_percent_since());
     let is_raw = id == ContenderId::RawRead;
     ensure!(
         is_raw || (read.records, read.payload_bytes) == (content.records, content.payload_bytes()),
@@ -160,6 +160,7 @@ fn measure_read_back(id: ContenderId, dir: &Path, content: &Content) -> Result<S
         (Metric::RecordsPerSecond, content.records as f64 / read.seconds),
         (Metric::MbPerSecond, content.payload_bytes() as f64 / read.seconds / 1e6),
         (Metric::CpuUsPerRecord, cpu_seconds * 1e6 / content.records as f64),
+        (Metric::OthersCpuPercent, others_percent),
         (Metric::PeakRssMib, machine::peak_rss_mib()),
     ]))
 }
@@ -168,6 +169,11 @@ fn measure_read_back(id: ContenderId, dir: &Path, content: &Content) -> Result<S
 fn measure_open(id: ContenderId, dir: &Path) -> Result<Sample> {
     disk::drop_caches(dir)?;
     machine::reset_peak_rss();
+    let cpu = CpuClock::now();
     let seconds = contenders::time_open(id, dir)?;
-    Ok(Sample::of([(Metric::OpenMs, seconds * 1e3), (Metric::PeakRssMib, machine::peak_rss_mib())]))
+    Ok(Sample::of([
+        (Metric::OpenMs, seconds * 1e3),
+        (Metric::OthersCpuPercent, cpu.others_percent_since()),
+        (Metric::PeakRssMib, machine::peak_rss_mib()),
+    ]))
 }

@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use serde::Serialize;
+
+/// Ticks of a second in `/proc/stat`: fixed by the kernel's interface.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What a reader needs to know to compare two reports.
 #[derive(Debug, Clone, Serialize)]
@@ -30,7 +34,7 @@ impl Machine {
         Machine {
             kernel: format!("{} {} {}", text(uname.sysname()), text(uname.release()), text(uname.machine())),
             cpu: cpu_model(),
-            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+            cores: cores(),
             memory_mib: memory_mib(),
             file_system: file_system(dir),
             load_average: load_average(),
@@ -65,6 +69,11 @@ fn field(path: &str, key: &str) -> Option<String> {
 /// The processor's name for itself.
 fn cpu_model() -> String {
     field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into())
+}
+
+/// Processors this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 
 /// All memory, in MiB.
@@ -119,15 +128,63 @@ pub fn reset_peak_rss() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
-/// User and system time of this process so far, in seconds.
-pub fn cpu_seconds() -> f64 {
+/// Processor time of this process and of the whole machine at one moment.
+pub struct CpuClock {
+    own_seconds: f64,
+    all_seconds: f64,
+    at: Instant,
+}
+
+impl CpuClock {
+    /// Reads the clocks.
+    pub fn now() -> Self {
+        CpuClock { own_seconds: own_cpu_seconds(), all_seconds: all_cpu_seconds(), at: Instant::now() }
+    }
+
+    /// User and system time this process took since.
+    pub fn own_seconds_since(&self) -> f64 {
+        own_cpu_seconds() - self.own_seconds
+    }
+
+    /// What the rest of the machine took since, as a part of all processors, in percent. Kernel threads that work for
+    /// this process count here, too.
+    pub fn others_percent_since(&self) -> f64 {
+        let others = all_cpu_seconds() - self.all_seconds - self.own_seconds_since();
+        let capacity = self.at.elapsed().as_secs_f64() * cores() as f64;
+        (others / capacity * 100.0).clamp(0.0, 100.0)
+    }
+}
+
+/// User and system time of this process so far.
+fn own_cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Time all processors together spent on anything but idling and waiting for I/O.
+fn all_cpu_seconds() -> f64 {
+    busy_ticks(&fs::read_to_string("/proc/stat").unwrap_or_default()) as f64 / TICKS_PER_SECOND
+}
+
+/// Sums `user nice system` and `irq softirq steal` of the first line of `/proc/stat`.
+fn busy_ticks(stat: &str) -> u64 {
+    let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8);
+    fields
+        .enumerate()
+        .filter(|(index, _)| !matches!(index, 3 | 4)) // idle, iowait
+        .filter_map(|(_, ticks)| ticks.parse::<u64>().ok())
+        .sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_time_is_not_busy() {
+        assert_eq!(busy_ticks("cpu  1 2 4 1000 2000 8 16 32 0 0\ncpu0 1 1 1 1"), 63);
+        assert_eq!(busy_ticks(""), 0);
+    }
 
     #[test]
     fn mount_lines_with_and_without_optional_fields() {

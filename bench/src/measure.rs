@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::contenders::{Contender, Producer};
-use crate::machine;
+use crate::machine::{self, CpuClock};
 use crate::metric::{Metric, Sample};
 use crate::payload::Feed;
 
@@ -176,22 +176,25 @@ where
         let generator = scope.spawn(|| stop_on_error(&stage, load_generator(&stage)));
         stage.let_run(Duration::from_secs_f64(load.warmup_seconds));
         machine::reset_peak_rss();
-        let cpu_before = machine::cpu_seconds();
+        let cpu = CpuClock::now();
         let begun = Instant::now();
         // Leaves a stop from inside (a failed producer) in force.
         let _ = stage.phase.compare_exchange(WARMING_UP, MEASURING, Ordering::Relaxed, Ordering::Relaxed);
         stage.let_run(Duration::from_secs_f64(load.seconds));
         let seconds = begun.elapsed().as_secs_f64();
-        let cpu_seconds = machine::cpu_seconds() - cpu_before;
+        let (cpu_seconds, others_percent) = (cpu.own_seconds_since(), cpu.others_percent_since());
         stage.stop();
         let peak_rss_mib = machine::peak_rss_mib();
         let tally = generator.join().expect("the load generator panicked")?;
-        Ok(sample(&tally, seconds, cpu_seconds, peak_rss_mib))
+        let mut sample = sample(&tally, seconds, cpu_seconds);
+        sample.0.insert(Metric::OthersCpuPercent, others_percent);
+        sample.0.insert(Metric::PeakRssMib, peak_rss_mib);
+        Ok(sample)
     })
 }
 
 /// Turns counts into figures.
-fn sample(tally: &Tally, seconds: f64, cpu_seconds: f64, peak_rss_mib: f64) -> Sample {
+fn sample(tally: &Tally, seconds: f64, cpu_seconds: f64) -> Sample {
     Sample::of([
         (Metric::RecordsPerSecond, tally.records as f64 / seconds),
         (Metric::MbPerSecond, tally.bytes as f64 / seconds / 1e6),
@@ -199,6 +202,5 @@ fn sample(tally: &Tally, seconds: f64, cpu_seconds: f64, peak_rss_mib: f64) -> S
         (Metric::P99Us, tally.quantile_us(0.99)),
         (Metric::MaxUs, tally.slowest.as_secs_f64() * 1e6),
         (Metric::CpuUsPerRecord, cpu_seconds * 1e6 / (tally.records.max(1)) as f64),
-        (Metric::PeakRssMib, peak_rss_mib),
     ])
 }

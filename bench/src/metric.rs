@@ -20,6 +20,8 @@ pub enum Metric {
     MaxUs,
     /// User and system time of the whole process per record, in microseconds.
     CpuUsPerRecord,
+    /// Processor time that the rest of the machine took meanwhile, as a part of all processors, in percent.
+    OthersCpuPercent,
     /// Peak resident memory of the process while measured, in MiB.
     PeakRssMib,
     /// Time from calling open to a usable handle, in milliseconds.
@@ -42,6 +44,7 @@ impl Metric {
             Metric::P99Us => "p99 us",
             Metric::MaxUs => "max us",
             Metric::CpuUsPerRecord => "CPU us/rec",
+            Metric::OthersCpuPercent => "others CPU%",
             Metric::PeakRssMib => "RSS MiB",
             Metric::OpenMs => "open ms",
             Metric::OverheadBytes => "bytes/rec beyond payload",
@@ -53,7 +56,11 @@ impl Metric {
     /// Digits after the point when printed.
     pub fn decimals(self) -> usize {
         match self {
-            Metric::RecordsPerSecond | Metric::P50Us | Metric::P99Us | Metric::MaxUs => 0,
+            Metric::RecordsPerSecond
+            | Metric::P50Us
+            | Metric::P99Us
+            | Metric::MaxUs
+            | Metric::OthersCpuPercent => 0,
             Metric::MbPerSecond | Metric::PeakRssMib | Metric::LiveMib | Metric::AllocatedMib => 1,
             Metric::CpuUsPerRecord | Metric::OpenMs | Metric::OverheadBytes => 2,
         }

@@ -12,13 +12,14 @@ use crate::metric::Metric;
 const PRODUCERS: usize = 64;
 
 /// Columns of every appending case.
-pub const COLUMNS: [Metric; 7] = [
+pub const COLUMNS: [Metric; 8] = [
     Metric::RecordsPerSecond,
     Metric::MbPerSecond,
     Metric::P50Us,
     Metric::P99Us,
     Metric::MaxUs,
     Metric::CpuUsPerRecord,
+    Metric::OthersCpuPercent,
     Metric::PeakRssMib,
 ];
 

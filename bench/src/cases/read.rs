@@ -38,6 +38,7 @@ pub fn read_back(name: &'static str, record_bytes: usize) -> Case {
             Metric::RecordsPerSecond,
             Metric::MbPerSecond,
             Metric::CpuUsPerRecord,
+            Metric::OthersCpuPercent,
             Metric::PeakRssMib,
         ],
         ratio_metric: Metric::MbPerSecond,

@@ -6,17 +6,23 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use lsfs::{RecordStream, StreamOptions};
 
-use super::{Contender, Producer, ReadBack, StorePlan};
+use super::{Contender, Producer, ReadBack};
+use crate::disk;
 use crate::executor;
 use crate::measure::{self, Load, Stage, Tally};
 use crate::metric::Sample;
 use crate::payload::Feed;
-use crate::{contenders, disk};
 
 /// The user type code of every benchmark record.
 const TYPE_CODE: u64 = 1;
 
-/// Payload bytes of the records that fill segments which are then purged.
+/// Payload bytes that a stream with retention keeps: enough that whole segments of full size are used again.
+const RETAINED_BYTES: u64 = 384 << 20;
+
+/// Payload bytes appended between two purges.
+const PURGE_EVERY_BYTES: u64 = 16 << 20;
+
+/// Payload bytes of the records that bring a stream with retention to its steady state.
 const FILLER_BYTES: usize = 64 << 10;
 
 /// Records of one filling batch.
@@ -29,31 +35,33 @@ fn open_stream(dir: &Path) -> Result<RecordStream> {
 
 /// Opens a stream with its default options, new or existing.
 pub fn open(dir: &Path) -> Result<Box<dyn Contender>> {
-    Ok(Box::new(Lsfs { stream: open_stream(dir)? }))
+    Ok(Box::new(Lsfs { stream: open_stream(dir)?, retains: false }))
 }
 
-/// Opens a stream whose first segments were written and purged, so that the run writes over them: the steady state
-/// of a log with retention.
-pub fn open_recycled(dir: &Path, plan: &StorePlan) -> Result<Box<dyn Contender>> {
+/// Opens a stream with retention in its steady state: it is full, the oldest segments are purged as new records come,
+/// and what is purged is written again.
+pub fn open_recycled(dir: &Path) -> Result<Box<dyn Contender>> {
     let stream = open_stream(dir)?;
+    let mut producer = LsfsProducer::new(&stream, true);
     let mut feed = Feed::new(0, FILLER_BYTES);
-    let mut next = 0;
-    for _ in 0..plan.expected_bytes.div_ceil((FILLER_BYTES * FILLER_BATCH) as u64) {
-        let records: Vec<_> = (0..FILLER_BATCH).map(|_| (TYPE_CODE, feed.next_record())).collect();
-        next = stream.append_batch(&records)?.end;
+    let mut batch = Vec::with_capacity(FILLER_BATCH);
+    for _ in 0..2 * RETAINED_BYTES / (FILLER_BYTES * FILLER_BATCH) as u64 {
+        feed.fill(&mut batch, FILLER_BATCH);
+        producer.append(&batch)?;
     }
-    stream.purge_before(next)?;
-    Ok(Box::new(Lsfs { stream }))
+    ensure!(stream.stats().recycled_segments > 0, "no segment was recycled");
+    Ok(Box::new(Lsfs { stream, retains: true }))
 }
 
 /// An open stream.
 struct Lsfs {
     stream: RecordStream,
+    retains: bool,
 }
 
 impl Contender for Lsfs {
     fn producer(&self, _number: usize) -> Result<Box<dyn Producer + '_>> {
-        Ok(Box::new(LsfsProducer { stream: self.stream.clone(), batch: Vec::new() }))
+        Ok(Box::new(LsfsProducer::new(&self.stream, self.retains)))
     }
 
     fn close(self: Box<Self>) -> Result<()> {
@@ -65,17 +73,35 @@ impl Contender for Lsfs {
 struct LsfsProducer {
     stream: RecordStream,
     batch: Vec<(u64, &'static [u8])>,
+    retains: bool,
+    bytes_since_purge: u64,
+}
+
+impl LsfsProducer {
+    fn new(stream: &RecordStream, retains: bool) -> Self {
+        LsfsProducer { stream: stream.clone(), batch: Vec::new(), retains, bytes_since_purge: 0 }
+    }
+
+    /// Purges what lies more than [`RETAINED_BYTES`] behind `next_index`, counted in records of this size.
+    fn retain(&mut self, next_index: u64, record_bytes: usize) -> Result<()> {
+        self.bytes_since_purge = 0;
+        Ok(self.stream.purge_before(next_index.saturating_sub(RETAINED_BYTES / record_bytes as u64))?)
+    }
 }
 
 impl Producer for LsfsProducer {
     fn append(&mut self, records: &[&'static [u8]]) -> Result<()> {
-        if let [record] = records {
-            self.stream.append(TYPE_CODE, record)?;
-            return Ok(());
+        let next_index = if let [record] = records {
+            self.stream.append(TYPE_CODE, record)? + 1
+        } else {
+            self.batch.clear();
+            self.batch.extend(records.iter().map(|&record| (TYPE_CODE, record)));
+            self.stream.append_batch(&self.batch)?.end
+        };
+        self.bytes_since_purge += records.iter().map(|record| record.len() as u64).sum::<u64>();
+        if self.retains && self.bytes_since_purge >= PURGE_EVERY_BYTES {
+            self.retain(next_index, records[0].len())?;
         }
-        self.batch.clear();
-        self.batch.extend(records.iter().map(|&record| (TYPE_CODE, record)));
-        self.stream.append_batch(&self.batch)?;
         Ok(())
     }
 }
@@ -114,9 +140,9 @@ fn produce_futures(stream: &RecordStream, load: &Load, stage: &Stage) -> Result<
 pub fn read_back(dir: &Path) -> Result<ReadBack> {
     disk::drop_caches(dir)?;
     let stream = open_stream(dir)?;
-    let mut read = contenders::ReadBack { records: 0, payload_bytes: 0, seconds: 0.0 };
+    let mut read = ReadBack { records: 0, payload_bytes: 0, seconds: 0.0 };
     let begun = Instant::now();
-    let mut cursor = stream.iter(0..)?;
+    let mut cursor = stream.iter(0..);
     while let Some(record) = cursor.next_record()? {
         read.records += 1;
         read.payload_bytes += record.payload.len() as u64;

@@ -54,7 +54,7 @@ pub enum ContenderId {
     Lsfs,
     /// lsfs with futures in flight from one executor thread.
     LsfsFutures,
-    /// lsfs writing into segments that were purged before.
+    /// lsfs with retention: the oldest segments are purged and written again.
     LsfsRecycled,
 }
 
@@ -124,7 +124,7 @@ pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Con
         #[cfg(feature = "lsfs")]
         ContenderId::Lsfs | ContenderId::LsfsFutures => lsfs::open(dir),
         #[cfg(feature = "lsfs")]
-        ContenderId::LsfsRecycled => lsfs::open_recycled(dir, plan),
+        ContenderId::LsfsRecycled => lsfs::open_recycled(dir),
         _ => bail!("{} cannot be opened for appending", id.name()),
     }
 }
