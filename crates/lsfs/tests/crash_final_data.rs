@@ -127,7 +127,8 @@ fn data_stream_crashes(seed: u64) -> u64 {
     for generation in 0..3 {
         let mut choices = Choices::new(seed * 13 + generation);
         disk.start_trace();
-        let mut data = DataStream::open_in(sim_env(&disk, seed * 10 + generation), DIR, data_options(seed)).unwrap();
+        let mut data =
+            DataStream::open_in(sim_env(&disk, seed * 10 + generation), DIR, data_options(seed)).unwrap();
         assert_eq!(data.position(), bytes.len() as u64);
         // (operations, bytes up to the mark)
         let mut marks = vec![(0, bytes.len())];

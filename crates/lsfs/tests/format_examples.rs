@@ -63,12 +63,8 @@ const MARK: Mark = Mark {
 };
 
 fn manifest() -> Manifest {
-    let sealed = SegmentEntry {
-        segment_id: SEGMENT_ID,
-        base_index: 1000,
-        next_index: 3000,
-        end_position: 1_048_000,
-    };
+    let sealed =
+        SegmentEntry { segment_id: SEGMENT_ID, base_index: 1000, next_index: 3000, end_position: 1_048_000 };
     let active = SegmentEntry {
         segment_id: 0x99AA_BBCC_DDEE_FF00,
         base_index: 3000,
@@ -144,9 +140,9 @@ fn examples() -> BTreeMap<String, Vec<u8>> {
     let document = document();
     let mut found = BTreeMap::new();
     for part in document.split("<!-- example: ").skip(1) {
-        let (name, rest) = part.split_once(" -->\n```text\n").unwrap_or_else(|| {
-            panic!("example {:?} is not followed by a text block", part.lines().next())
-        });
+        let (name, rest) = part
+            .split_once(" -->\n```text\n")
+            .unwrap_or_else(|| panic!("example {:?} is not followed by a text block", part.lines().next()));
         let (body, _) = rest.split_once("\n```").expect("the block ends");
         let earlier = found.insert(name.to_string(), bytes_of(name, body));
         assert!(earlier.is_none(), "example {name} occurs twice");
@@ -215,9 +211,10 @@ fn the_live_page_follows_the_rules_of_the_document() {
     let page = &examples()["live_page"];
     let words: Vec<u64> = page.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
     let (check, stated) = words.split_last().unwrap();
-    let hash = stated.iter().chain(&[0]).fold(0xCBF2_9CE4_8422_2325, |hash: u64, word| {
-        (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3)
-    });
+    let hash = stated
+        .iter()
+        .chain(&[0])
+        .fold(0xCBF2_9CE4_8422_2325, |hash: u64, word| (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3));
     assert_eq!(stated, [u64::from_le_bytes(*b"LSFSlive"), 1, 0, 1, 4096 + 91, 0]);
     assert_eq!(*check, hash);
 }

@@ -192,7 +192,6 @@ impl BlockWriter {
             }
             self.buf = self.buf.grown((self.buf.len() * 2).min(self.buf_bytes_max));
         }
-        self.buf[start..start + block_bytes].fill(0);
         let used_bytes = BLOCK_HEADER_BYTES as u16;
         self.blocks.push(BlockFacts {
             first_index: record.index,
@@ -266,6 +265,8 @@ impl BlockWriter {
         for (at, facts) in self.blocks.iter().enumerate() {
             let header = self.header(facts, at, durable_index, durable_position);
             let block = &mut self.buf[at * block_bytes..(at + 1) * block_bytes];
+            // The buffer may have carried other blocks before.
+            block[usize::from(facts.used_bytes)..].fill(0);
             header.encode(block, facts.last_slice_start, self.identity.checksum);
         }
         let fresh = spare.unwrap_or_else(|| {
@@ -313,6 +314,7 @@ impl BlockWriter {
             let Some(image) = target.get_mut(copied..copied + block_bytes) else { break };
             image.copy_from_slice(&self.buf[at * block_bytes..(at + 1) * block_bytes]);
             let facts = &self.blocks[at];
+            image[usize::from(facts.used_bytes)..].fill(0);
             self.header(facts, at, 0, 0).encode(image, facts.last_slice_start, self.identity.checksum);
             copied += block_bytes;
         }

@@ -36,6 +36,8 @@ pub trait Runtime: Send + Sync + Debug {
     fn random(&self) -> u64;
     /// Starts a background task that sleeps until kicked.
     fn spawn(&self, name: &str, task: Task) -> std::io::Result<Box<dyn Background>>;
+    /// Lets other threads run; a simulated runtime has none.
+    fn yield_now(&self) {}
     /// Called before the calling thread waits for background work. A simulated runtime, which has no threads,
     /// runs the outstanding steps instead and returns `true`: look again before waiting.
     fn run_instead_of_waiting(&self) -> bool {
@@ -67,6 +69,10 @@ impl Runtime for OsRuntime {
     fn random(&self) -> u64 {
         // The standard library seeds each RandomState from the operating system's random numbers.
         RandomState::new().hash_one(self.start.elapsed())
+    }
+
+    fn yield_now(&self) {
+        thread::yield_now();
     }
 
     fn spawn(&self, name: &str, mut task: Task) -> std::io::Result<Box<dyn Background>> {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::block::{BlockReader, FoundRecord, Records, Step};
 use crate::codec::{BLOCK_HEADER_BYTES, BlockHeader, Compression, RecordTailer, SliceView};
 use crate::error::{Error, Result};
-use crate::io::AlignedBuf;
+use crate::io::{AlignedBuf, Runtime};
+use crate::stream::read_ahead::ReadAhead;
 use crate::stream::recorder::Bounds;
 use crate::stream::segment::{Extent, Segment};
 
@@ -57,6 +58,8 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     fn fetch(&self, extent: &Extent, first: u32, target: &mut [u8]) -> Result<usize>;
     /// The block in which the record begins, if it is known without looking.
     fn block_in_memory(&self, segment: &Segment, index: u64) -> Option<u32>;
+    /// Clock and threads.
+    fn runtime(&self) -> Arc<dyn Runtime>;
 }
 
 impl Source for crate::stream::recorder::Recorder {
@@ -71,6 +74,9 @@ impl Source for crate::stream::recorder::Recorder {
     }
     fn block_in_memory(&self, segment: &Segment, index: u64) -> Option<u32> {
         self.block_in_memory(segment, index)
+    }
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::clone(&self.env.runtime)
     }
 }
 
@@ -165,6 +171,9 @@ pub struct Cursor {
     place: Option<Place>,
     run: AlignedBuf,
     run_blocks: std::ops::Range<u32>,
+    /// Runs fetched one behind the other; from the second on the next one is fetched ahead.
+    runs_in_order: u32,
+    read_ahead: Option<ReadAhead>,
 }
 
 #[derive(Debug)]
@@ -184,6 +193,8 @@ impl Cursor {
             place: None,
             run: AlignedBuf::zeroed(0),
             run_blocks: 0..0,
+            runs_in_order: 0,
+            read_ahead: None,
         }
     }
 
@@ -303,14 +314,47 @@ impl Cursor {
     fn fetch(&mut self, block: u32) -> Result<()> {
         let Some(place) = &mut self.place else { return Ok(()) };
         let block_bytes = place.extent.segment.block_bytes;
-        let wanted = if self.run.is_empty() { FIRST_RUN_BYTES } else { RUN_BYTES };
-        place.extent = match self.source.extent_of(self.next)? {
-            newer if newer.segment.segment_id == place.extent.segment.segment_id => newer,
-            _ => place.extent.clone(),
+        self.runs_in_order = if block == self.run_blocks.end { self.runs_in_order + 1 } else { 0 };
+        let ahead = self.read_ahead.as_ref().and_then(ReadAhead::take).filter(|run| {
+            run.first == block && run.extent.segment.segment_id == place.extent.segment.segment_id
+        });
+        let spare = match ahead {
+            Some(run) => {
+                place.extent = run.extent;
+                self.run_blocks = block..block + (run.count / block_bytes) as u32;
+                std::mem::replace(&mut self.run, run.buf)
+            }
+            None => {
+                let wanted = if self.run.is_empty() { FIRST_RUN_BYTES } else { RUN_BYTES };
+                match self.source.extent_of(self.next)? {
+                    newer if newer.segment.segment_id == place.extent.segment.segment_id => {
+                        place.extent = newer
+                    }
+                    _ => {}
+                }
+                size_run(&mut self.run, wanted, &place.extent);
+                let count = self.source.fetch(&place.extent, block, &mut self.run)?;
+                self.run_blocks = block..block + (count / block_bytes) as u32;
+                AlignedBuf::zeroed(0)
+            }
         };
-        size_run(&mut self.run, wanted, &place.extent);
-        let count = self.source.fetch(&place.extent, block, &mut self.run)?;
-        self.run_blocks = block..block + (count / block_bytes) as u32;
+        self.look_ahead(spare)
+    }
+
+    /// Has the next run fetched while this one is decoded, once reading has shown to be sequential.
+    fn look_ahead(&mut self, mut spare: AlignedBuf) -> Result<()> {
+        let Some(place) = &self.place else { return Ok(()) };
+        let next = self.run_blocks.end;
+        if self.runs_in_order < 2 || next > place.extent.last_block() {
+            return Ok(());
+        }
+        if self.read_ahead.is_none() {
+            self.read_ahead = Some(ReadAhead::start(&self.source)?);
+        }
+        size_run(&mut spare, RUN_BYTES, &place.extent);
+        if let Some(read_ahead) = &self.read_ahead {
+            read_ahead.ask(place.extent.clone(), next, spare);
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod cursor;
 mod live;
 mod options;
 mod pending;
+mod read_ahead;
 mod reader;
 mod record_cache;
 mod recorder;

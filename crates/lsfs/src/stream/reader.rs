@@ -8,7 +8,7 @@ use crate::directory;
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
 use crate::final_data::read_state;
-use crate::io::{OpenMode, SharedPage};
+use crate::io::{OpenMode, Runtime, SharedPage};
 use crate::stream::cursor::{Cursor, Record, ReverseCursor, Source};
 use crate::stream::live::{self, Published};
 use crate::stream::recorder::Bounds;
@@ -160,6 +160,10 @@ impl Source for Shared {
 
     fn block_in_memory(&self, _segment: &Segment, _index: u64) -> Option<u32> {
         None
+    }
+
+    fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::clone(&self.env.runtime)
     }
 }
 

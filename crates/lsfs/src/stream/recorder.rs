@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::block::{BlockWriter, Identity, PendingRecord};
 use crate::codec::{Compression, FileHeader, FileKind, Manifest, StreamId};
@@ -90,8 +91,10 @@ struct Tail {
     durable_index: u64,
     durable_position: u64,
     epoch: u32,
-    /// The batch that is being filled.
+    /// The batch that is being filled, and how many records somebody waits for are in it and were in the last one.
     filling: Sequence,
+    filling_waiters: u32,
+    last_waiters: u32,
     /// A batch is on its way to the disk.
     flushing: bool,
     /// Somebody changes more than the buffer: nobody else may append or flush.
@@ -170,6 +173,8 @@ impl Recorder {
             durable_position: active.end_position,
             epoch: manifest.epoch,
             filling: 1,
+            filling_waiters: 0,
+            last_waiters: 0,
             flushing: false,
             exclusive: false,
             committer_kicked: false,
@@ -313,7 +318,8 @@ impl Recorder {
 
     pub(crate) fn append(&self, type_code: u64, payload: &Payload<'_>) -> Result<u64> {
         let started = self.env.runtime.now();
-        let (tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
+        let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
+        tail.filling_waiters += 1;
         self.count_append(payload);
         self.commit(tail, batch)?;
         self.metrics.append_latency.record(self.env.runtime.now().saturating_sub(started));
@@ -323,15 +329,16 @@ impl Recorder {
     pub(crate) fn append_buffered(&self, type_code: u64, payload: &Payload<'_>) -> Result<u64> {
         let (tail, index, _) = self.enqueue(self.tail(), type_code, payload)?;
         self.count_append(payload);
-        // Half a buffer is worth a write of its own; the other half takes what comes meanwhile.
-        if tail.writer.pending_bytes() * 2 >= self.options.in_flight_bytes {
+        // So much is worth a write of its own; another buffer takes what comes meanwhile.
+        if tail.writer.pending_bytes() * 4 >= self.options.in_flight_bytes * 3 {
             self.kick_committer(tail);
         }
         Ok(index)
     }
 
     pub(crate) fn append_pending(&self, type_code: u64, payload: &Payload<'_>) -> Result<(u64, Sequence)> {
-        let (tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
+        let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
+        tail.filling_waiters += 1;
         self.count_append(payload);
         self.kick_committer(tail);
         Ok((index, batch))
@@ -345,6 +352,7 @@ impl Recorder {
     ) -> Result<u64> {
         let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
         self.count_append(payload);
+        tail.filling_waiters += 1;
         tail.callbacks[parity(batch)].push((index, callback));
         self.kick_committer(tail);
         Ok(index)
@@ -369,7 +377,7 @@ impl Recorder {
                 return outcome;
             }
             if !tail.flushing && !tail.exclusive && tail.filling == batch {
-                tail = self.flush(tail);
+                tail = self.flush(self.gather(tail));
                 if !tail.writer.is_empty() && !tail.flushing {
                     self.kick_committer(tail);
                     tail = self.tail();
@@ -471,8 +479,37 @@ impl Recorder {
         let mut tail = self.tail();
         tail.committer_kicked = false;
         while !tail.flushing && !tail.exclusive && !tail.writer.is_empty() && tail.failure.is_none() {
-            tail = self.flush(tail);
+            tail = self.flush(self.gather(tail));
         }
+    }
+
+    /// Lets those who were woken by the last batch come back before the next one leaves.
+    ///
+    /// After a batch that many waited for, they append again within microseconds; to leave with the first of them would
+    /// make every other batch a batch of one. The wait ends when as many are back as were in the last batch, or when
+    /// nobody came for a moment; a lone caller never waits.
+    fn gather<'a>(&'a self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
+        let target = tail.last_waiters;
+        if target < 2 || tail.filling_waiters >= target {
+            return tail;
+        }
+        // Others sleep or return meanwhile, as while a batch is in flight.
+        tail.flushing = true;
+        let mut seen = tail.filling_waiters;
+        let mut last_arrival = self.env.runtime.now();
+        while tail.filling_waiters < target {
+            drop(tail);
+            self.env.runtime.yield_now();
+            let now = self.env.runtime.now();
+            tail = self.tail();
+            if tail.filling_waiters > seen {
+                (seen, last_arrival) = (tail.filling_waiters, now);
+            } else if now.saturating_sub(last_arrival) > GATHER_PAUSE {
+                break;
+            }
+        }
+        tail.flushing = false;
+        tail
     }
 
     /// Carries the open buffer to the disk and answers those who wait for it.
@@ -483,6 +520,7 @@ impl Recorder {
         debug_assert!(!tail.flushing && !tail.writer.is_empty());
         let sequence = tail.filling;
         tail.filling += 1;
+        tail.last_waiters = std::mem::take(&mut tail.filling_waiters);
         let records = tail.durable_index..tail.next_index;
         let batch = Arc::new(tail.seal());
         let segment = Arc::clone(&tail.active);
@@ -1039,6 +1077,8 @@ impl Tail {
     }
 }
 
+/// How long a batch waits for the next of those who are expected; about a sixth of a sync.
+const GATHER_PAUSE: Duration = Duration::from_micros(20);
 /// A buffer may be this much larger than what it holds before it is given back.
 const MEMORY_WASTE_BYTES: usize = 16 << 10;
 

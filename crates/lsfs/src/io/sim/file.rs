@@ -94,7 +94,8 @@ impl SimFile {
                 let count = 1 + op.rng.below(buf.len() as u64 - 1) as usize;
                 let sectors = count & !(SECTOR_BYTES - 1);
                 let count = if op.rng.coin() && sectors > 0 { sectors } else { count };
-                bytes = Cow::Borrowed(&buf[..count]);
+                // A sector is written whole or not at all, whatever the count says of it.
+                bytes = Cow::Borrowed(&buf[..count & !(SECTOR_BYTES - 1)]);
                 result = Ok(count);
             }
             Some(FaultKind::MisdirectedWrite) => {
