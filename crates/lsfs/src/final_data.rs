@@ -360,7 +360,7 @@ fn form(
     let identity =
         Identity { segment_id, epoch, checksum: options.checksum, block_bytes: options.block_bytes };
     let space = PendingRecord::space_bytes_max(bytes.len(), options.block_bytes) as usize;
-    let mut writer = BlockWriter::new(identity, tail.next_block, space);
+    let mut writer = BlockWriter::new(identity, tail.next_block, space, None);
     let mut record = PendingRecord::new(version, 0, Compression::None, bytes, bytes.len() as u32);
     assert!(writer.put(&mut record), "the buffer was sized for the state");
     writer.seal(version, tail.durable_position, None)

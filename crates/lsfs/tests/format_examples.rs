@@ -236,6 +236,22 @@ fn sizes_stated_in_the_document_are_the_codecs() {
     }
 }
 
+#[test]
+fn limits_stated_in_the_document_are_the_defaults() {
+    let document = document();
+    let defaults = StreamOptions::default();
+    for (what, bytes) in [
+        ("| payload of a record |", u64::from(defaults.record_limit_bytes)),
+        ("| segment size (option) |", defaults.segment_bytes),
+        ("| in-flight limit (option) |", defaults.in_flight_bytes as u64),
+    ] {
+        let line = document.lines().find(|line| line.starts_with(what)).expect(what);
+        let default = format!("{} MiB by default", bytes >> 20);
+        assert!(line.contains(&default), "the line {line:?} lacks {default:?}");
+    }
+    assert!(document.contains(&format!("{} by default |", defaults.block_bytes)));
+}
+
 /// The overhead that the document states for small records, from a stream written in batches.
 #[test]
 fn the_stated_overhead_of_256_byte_records_is_what_a_stream_takes() {

@@ -402,7 +402,7 @@ mod tests {
 
     fn run_of(payloads: &[Vec<u8>]) -> Vec<u8> {
         let identity = Identity { segment_id: 9, epoch: 1, checksum: Checksum::Crc32c, block_bytes: 512 };
-        let mut writer = BlockWriter::new(identity, 1, 1 << 20);
+        let mut writer = BlockWriter::new(identity, 1, 1 << 20, None);
         for (index, payload) in payloads.iter().enumerate() {
             let record =
                 &mut PendingRecord::new(index as u64, 5, Compression::None, payload, payload.len() as u32);

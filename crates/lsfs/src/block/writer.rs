@@ -105,11 +105,17 @@ pub(crate) struct Batch {
 }
 
 impl BlockWriter {
-    /// A writer whose next block is `first_block`; buffers grow up to `buf_bytes_max`.
-    pub(crate) fn new(identity: Identity, first_block: u32, buf_bytes_max: usize) -> Self {
+    /// A writer whose next block is `first_block`; buffers grow up to `buf_bytes_max`, beginning with `spare` if given.
+    pub(crate) fn new(
+        identity: Identity,
+        first_block: u32,
+        buf_bytes_max: usize,
+        spare: Option<AlignedBuf>,
+    ) -> Self {
+        let fresh = || AlignedBuf::zeroed(BUFFER_BYTES_MIN.max(identity.block_bytes).min(buf_bytes_max));
         BlockWriter {
             identity,
-            buf: AlignedBuf::zeroed(BUFFER_BYTES_MIN.max(identity.block_bytes).min(buf_bytes_max)),
+            buf: spare.filter(|spare| spare.len() >= identity.block_bytes).unwrap_or_else(fresh),
             buf_bytes_max,
             first_block,
             blocks: Vec::new(),
@@ -381,7 +387,7 @@ mod tests {
 
     fn writer(block_bytes: usize) -> BlockWriter {
         let identity = Identity { segment_id: 1, epoch: 1, checksum: Checksum::Crc32c, block_bytes };
-        BlockWriter::new(identity, 1, 64 * block_bytes)
+        BlockWriter::new(identity, 1, 64 * block_bytes, None)
     }
 
     fn put(writer: &mut BlockWriter, index: u64, payload: &[u8]) {
@@ -417,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_full_buffer_takes_the_rest_after_a_seal() {
-        let mut writer = BlockWriter::new(writer(512).identity, 1, 1024);
+        let mut writer = BlockWriter::new(writer(512).identity, 1, 1024, None);
         let payload = vec![9; 3000];
         let mut record = PendingRecord::new(0, 0, Compression::None, &payload, 3000);
         let mut batches = 0;

@@ -49,7 +49,7 @@ impl Default for StreamOptions {
             record_limit_bytes: 256 << 20,
             segment_bytes: 64 << 20,
             in_flight_bytes: 2 << 20,
-            cache_bytes: 8 << 20,
+            cache_bytes: 4 << 20,
             space: SpacePolicy::default(),
             first_index: 0,
             create: true,

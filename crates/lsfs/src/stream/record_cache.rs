@@ -50,19 +50,23 @@ impl RecordCache {
     fn remove(&mut self, at: usize) {
         let Some(removed) = self.batches.remove(at) else { return };
         self.memory_bytes -= removed.batch.memory_bytes();
-        if let Some(batch) = Arc::into_inner(removed.batch) {
+        // Fresh memory costs a page fault for every 4 KiB: the larger of two buffers is worth keeping.
+        if let Some(batch) = Arc::into_inner(removed.batch)
+            && self.spare.as_ref().is_none_or(|spare| spare.len() <= batch.memory_bytes())
+        {
             self.spare = Some(batch.into_buffer());
         }
     }
 
-    /// A buffer to form the next batch in.
-    pub(crate) fn take_spare(&mut self) -> Option<AlignedBuf> {
-        self.spare.take()
+    /// A buffer to form the next batch in, of at most `limit_bytes`.
+    pub(crate) fn take_spare(&mut self, limit_bytes: usize) -> Option<AlignedBuf> {
+        self.spare.take().filter(|spare| spare.len() <= limit_bytes)
     }
 
     pub(crate) fn clear(&mut self) {
-        self.batches.clear();
-        self.memory_bytes = 0;
+        while !self.batches.is_empty() {
+            self.remove(0);
+        }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

@@ -160,6 +160,7 @@ impl Recorder {
             identity(&options, active.segment.segment_id, manifest.epoch),
             first_block,
             in_flight_bytes,
+            None,
         );
         let tail = Tail {
             writer,
@@ -590,8 +591,8 @@ impl Recorder {
         tail.flushing = false;
         self.announce_room(&tail);
         if tail.wants_spare_look() && !tail.exclusive {
-            let (live, unused, average) = tail.space_facts();
-            if self.space.wants_spare(live, unused, average) {
+            let (live, unused, _) = tail.space_facts();
+            if self.space.wants_spare(live, unused) {
                 drop(tail);
                 if let Some(preparer) = self.preparer.get() {
                     preparer.kick();
@@ -1020,7 +1021,7 @@ impl ManifestFile {
 impl Tail {
     fn seal(&mut self) -> crate::block::Batch {
         let wanted = self.writer.pending_bytes();
-        let spare = self.cache.take_spare().filter(|spare| spare.len() <= wanted.max(MEMORY_WASTE_BYTES) * 4);
+        let spare = self.cache.take_spare(wanted.max(MEMORY_WASTE_BYTES) * 4);
         self.writer.seal(self.durable_index, self.durable_position, spare)
     }
 
@@ -1039,8 +1040,10 @@ impl Tail {
         Extent { segment: Arc::clone(&self.active), next_index, end_position }
     }
 
+    /// Takes the segments away; what is in memory of them may change its place.
     fn take_all_extents(&mut self) -> Vec<Extent> {
         let active = self.active_extent();
+        self.cache.clear();
         self.sealed_bytes = 0;
         std::mem::take(&mut self.sealed).into_iter().chain([active]).collect()
     }
@@ -1058,10 +1061,11 @@ impl Tail {
         let in_flight_bytes =
             self.active.open().map_or(options.in_flight_bytes, |open| open.header.in_flight_bytes as usize);
         let identity = identity(options, self.active.segment_id, self.epoch);
-        self.writer = BlockWriter::new(identity, first_block, in_flight_bytes);
+        let average = usize::try_from(self.average_write_bytes).unwrap_or(0);
+        let spare = self.cache.take_spare(average.max(MEMORY_WASTE_BYTES) * 4);
+        self.writer = BlockWriter::new(identity, first_block, in_flight_bytes, spare);
         self.durable_index = self.next_index;
         self.durable_position = end_position;
-        self.cache.clear();
     }
 
     /// Live bytes, bytes of the active segment not used yet, average bytes of a write.

@@ -19,7 +19,7 @@ const INITIAL_SEGMENT_BYTES: u64 = 512 << 10;
 /// What may be made ready beyond a quarter of the live bytes.
 const READY_BYTES_BASE: u64 = 1 << 20;
 /// [`SpacePolicy::Adaptive`] stops writing zeros when an average write is at least this long.
-const BULK_WRITE_BYTES: u64 = 256 << 10;
+const BULK_WRITE_BYTES: u64 = 64 << 10;
 /// Zeros are written in pieces of this size, so that appends get their turn on the device.
 const ZERO_PIECE_BYTES: usize = 256 << 10;
 
@@ -110,20 +110,20 @@ impl Space {
 
     /// Makes a spare ready if there is none and the bound allows one; for the background.
     pub(crate) fn prepare(&self, live_bytes: u64, unused_bytes: u64, average_write_bytes: u64) -> Result<()> {
-        if !self.wants_spare(live_bytes, unused_bytes, average_write_bytes) {
+        if !self.wants_spare(live_bytes, unused_bytes) {
             return Ok(());
         }
+        let zeros = self.writes_zeros(average_write_bytes);
         let spare = self
-            .create(self.next_segment_bytes(live_bytes, unused_bytes), true)
+            .create(self.next_segment_bytes(live_bytes, unused_bytes), zeros)
             .inspect_err(|_| self.gave_up.store(true, Ordering::Relaxed))?;
         self.lock().push(spare);
         Ok(())
     }
 
     /// Whether [`Space::prepare`] would do something.
-    pub(crate) fn wants_spare(&self, live_bytes: u64, unused_bytes: u64, average_write_bytes: u64) -> bool {
+    pub(crate) fn wants_spare(&self, live_bytes: u64, unused_bytes: u64) -> bool {
         !self.gave_up.load(Ordering::Relaxed)
-            && self.writes_zeros(average_write_bytes)
             && self.allowance(live_bytes, unused_bytes) >= self.next_segment_bytes(live_bytes, unused_bytes)
             && self.lock().is_empty()
     }
