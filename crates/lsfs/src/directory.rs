@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::codec::StreamId;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::io::{AlignedBuf, LockError, LockGuard, OpenMode, SECTOR_BYTES, parent_of};
+use crate::io::{ANY_UNIT_BYTES, AlignedBuf, LockError, LockGuard, OpenMode, parent_of};
 
 /// Name of the lock file; it holds the writer's process id.
 pub(crate) const LOCK_NAME: &str = "lock";
@@ -60,9 +60,9 @@ pub(crate) fn sync_parent(env: &Env, path: &Path) -> Result<()> {
     env.disk.sync_dir(&dir).map_err(|error| Error::io("sync directory", &dir, error))
 }
 
-/// The whole of a small file, or `None` if there is none. A partial last sector is left out.
+/// The whole of a small file, or `None` if there is none; zeros follow up to a whole 4 KiB.
 pub(crate) fn read_whole(env: &Env, path: &Path) -> Result<Option<AlignedBuf>> {
-    let file = match env.disk.open(path, OpenMode::Read, SECTOR_BYTES) {
+    let file = match env.disk.open(path, OpenMode::Read, ANY_UNIT_BYTES) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("open", path, error)),
@@ -73,7 +73,7 @@ pub(crate) fn read_whole(env: &Env, path: &Path) -> Result<Option<AlignedBuf>> {
         let reason = io::Error::new(io::ErrorKind::FileTooLarge, format!("{len} bytes"));
         return Err(Error::io("read", path, reason));
     }
-    let mut buf = AlignedBuf::zeroed((len as usize).next_multiple_of(SECTOR_BYTES));
+    let mut buf = AlignedBuf::zeroed((len as usize).next_multiple_of(ANY_UNIT_BYTES));
     let count = file.read_full_at(&mut buf, 0).map_err(read_error)?;
     buf[count..].fill(0);
     Ok(Some(buf))

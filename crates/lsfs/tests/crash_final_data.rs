@@ -22,7 +22,7 @@ fn final_options(seed: u64) -> FinalDataOptions {
 
 fn state_bytes(choices: &mut Choices, seed: u64, version: u64) -> Vec<u8> {
     // Some seeds use one size, so that leftovers of a torn state lie where the next one goes.
-    let len = if seed % 2 == 0 { 900 } else { choices.below(4000) };
+    let len = if seed.is_multiple_of(2) { 900 } else { choices.below(4000) };
     let mut bytes = vec![choices.next() as u8; len as usize];
     bytes.extend(version.to_le_bytes());
     bytes
@@ -106,7 +106,7 @@ fn no_crash_loses_or_mixes_a_state() {
         images += final_data_crashes(seed);
         seed += 1;
     }
-    println!("{images} crash images of final data, seeds up to {seed}");
+    eprintln!("{images} crash images of final data, seeds up to {seed}");
 }
 
 fn data_options(seed: u64) -> DataStreamOptions {
@@ -192,7 +192,7 @@ fn no_crash_loses_marked_bytes() {
         images += data_stream_crashes(seed);
         seed += 1;
     }
-    println!("{images} crash images of data streams, seeds up to {seed}");
+    eprintln!("{images} crash images of data streams, seeds up to {seed}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn many_producers_get_dense_indexes_and_survive_without_a_close() {
         seen[record.type_code as usize] += 1;
     }
     assert_eq!(seen, [500; 8]);
-    println!("{:?}", stream.stats());
+    eprintln!("{:?}", stream.stats());
 }
 
 #[test]

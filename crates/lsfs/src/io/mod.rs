@@ -137,6 +137,8 @@ pub trait File: Send + Sync + Debug {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// The unit it was opened for: positions and lengths of transfers are multiples of it.
+    fn unit_bytes(&self) -> usize;
     /// How the file reaches the device.
     fn access(&self) -> Access;
     /// The path it was opened by, for messages.
@@ -152,8 +154,8 @@ pub trait File: Send + Sync + Debug {
         let mut stalls = 0;
         while !buf.is_empty() {
             let written = self.write_at(buf, position, sync)?;
-            // Direct I/O needs aligned positions, so a partly written sector is written again.
-            let whole = if written == buf.len() { written } else { written & !(SECTOR_BYTES - 1) };
+            // Direct I/O needs aligned positions, so a partly written unit is written again.
+            let whole = if written == buf.len() { written } else { written & !(self.unit_bytes() - 1) };
             stalls = if whole == 0 { stalls + 1 } else { 0 };
             if written == 0 || stalls > 3 {
                 return Err(io::Error::new(
@@ -176,7 +178,7 @@ pub trait File: Send + Sync + Debug {
                 count => filled += count,
             }
             // A direct read may only continue at an aligned position: a short count is the end of the file.
-            if filled % SECTOR_BYTES != 0 {
+            if filled % self.unit_bytes() != 0 {
                 break;
             }
         }
@@ -186,6 +188,9 @@ pub trait File: Send + Sync + Debug {
 
 /// What a power failure writes or loses as a whole; see docs/format.md, media assumptions.
 pub const SECTOR_BYTES: usize = 512;
+
+/// A unit that every device transfers, for files whose own block size is not known yet.
+pub(crate) const ANY_UNIT_BYTES: usize = 4096;
 
 /// The directory that holds `path`.
 pub(crate) fn parent_of(path: &Path) -> PathBuf {

@@ -108,7 +108,7 @@ impl Disk for OsDisk {
             // Recovery must read the device: drop what the page cache believes.
             drop_cached_pages(&file);
         }
-        Ok(Arc::new(OsFile { file, path: path.to_path_buf(), access }))
+        Ok(Arc::new(OsFile { file, path: path.to_path_buf(), access, unit_bytes }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -186,6 +186,7 @@ struct OsFile {
     file: fs::File,
     path: PathBuf,
     access: Access,
+    unit_bytes: usize,
 }
 
 impl File for OsFile {
@@ -235,6 +236,10 @@ impl File for OsFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn unit_bytes(&self) -> usize {
+        self.unit_bytes
     }
 
     fn access(&self) -> Access {

@@ -23,6 +23,13 @@ pub(crate) struct Published {
     pub(crate) first_index: u64,
 }
 
+impl Published {
+    /// Whether this speaks of the given epoch and active segment.
+    pub(crate) fn is_of(&self, epoch: u32, segment_base: u64) -> bool {
+        (self.epoch, self.segment_base) == (epoch, segment_base)
+    }
+}
+
 /// Publishes; a single call is a few stores.
 pub(crate) fn publish(page: &dyn SharedPage, state: &Published) {
     page.store(&words(state));

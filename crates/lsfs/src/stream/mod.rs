@@ -10,6 +10,7 @@
 
 mod cursor;
 mod live;
+mod look;
 mod options;
 mod pending;
 mod read_ahead;

@@ -4,17 +4,17 @@ use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::directory;
+use crate::codec::Manifest;
 use crate::env::Env;
-use crate::error::{Corruption, Error, Result};
+use crate::error::{Corruption, Result};
 use crate::final_data::read_state;
-use crate::io::{OpenMode, Runtime, SharedPage};
+use crate::io::{Runtime, SharedPage};
 use crate::stream::cursor::{Cursor, Record, ReverseCursor, Source};
-use crate::stream::live::{self, Published};
+use crate::stream::live::Published;
+use crate::stream::look::{Look, is_written, published};
 use crate::stream::recorder::Bounds;
-use crate::stream::recovery::Layout;
 use crate::stream::segment::{Extent, Segment};
-use crate::stream::{MANIFEST_STEM, backward, decode_manifest, forward, read_one, stream_exists};
+use crate::stream::{MANIFEST_STEM, backward, forward, read_one};
 
 /// A stream open for reading only: without a lock, beside a writer in this or another process, on a read-only file
 /// system, or on a damaged stream that can no longer be written.
@@ -49,7 +49,7 @@ impl Reader {
     /// Opens the stream in `dir` for reading.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no stream, [`Error::Corrupt`] if its manifest is damaged. Damaged segments are
+    /// [`Error::NotFound`](crate::Error::NotFound) if there is no stream, [`Error::Corrupt`](crate::Error::Corrupt) if its manifest is damaged. Damaged segments are
     /// reported by the reads that meet them.
     pub fn open(dir: impl AsRef<Path>) -> Result<Reader> {
         Reader::open_in(Env::default(), dir)
@@ -65,7 +65,7 @@ impl Reader {
     /// The record with this index.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if there is none, [`Error::Corrupt`] if its bytes do not verify.
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) if there is none, [`Error::Corrupt`](crate::Error::Corrupt) if its bytes do not verify.
     pub fn read(&self, index: u64) -> Result<Record> {
         read_one(&self.source(), index)
     }
@@ -117,7 +117,7 @@ impl Shared {
 
     /// Looks again, cheaply if the writer's page says that only the active segment grew.
     fn refresh(&self, view: &mut View) -> Result<()> {
-        let published = view.page.as_ref().and_then(|page| live::published(&**page));
+        let published = published(view.page.as_deref());
         if let Some(published) = published
             && view.follow(&published)
         {
@@ -169,58 +169,18 @@ impl Source for Shared {
 
 impl View {
     fn load(env: &Env, dir: &Path) -> Result<View> {
-        const ATTEMPTS: usize = 20;
-        for _ in 1..ATTEMPTS {
-            match View::load_once(env, dir) {
-                // The writer purged or rotated between our looks at the manifest and at the segment.
-                Err(Error::Gone { .. }) => continue,
-                other => return other,
-            }
-        }
-        View::load_once(env, dir)
-    }
-
-    fn load_once(env: &Env, dir: &Path) -> Result<View> {
-        let not_found = |reason: &str| Error::NotFound {
-            path: dir.to_path_buf(),
-            expected: "a record stream",
-            reason: reason.to_string(),
-        };
-        if !stream_exists(env, dir)? {
-            return Err(not_found("it has no manifest"));
-        }
-        let writer_lives = is_written(env, dir)?;
-        let page = env.disk.shared_page(&dir.join(directory::LIVE_NAME), false).ok();
-        let published = page.as_ref().filter(|_| writer_lives).and_then(|page| live::published(&**page));
-        let state =
-            read_state(env, dir, MANIFEST_STEM)?.ok_or_else(|| not_found("it was never completed"))?;
-        let manifest = decode_manifest(dir, &state.bytes)?;
-        let recorded = match published {
-            Some(_) => Layout::named(env, dir, &manifest, OpenMode::Read)?,
-            None => Layout::find(env, dir, &manifest, OpenMode::Read)?,
-        };
-        let mut extents = recorded.sealed;
-        extents.push(recorded.active);
-        let mut view = View {
-            manifest_version: state.version,
-            epoch: manifest.epoch,
-            closed: manifest.closed,
-            first_index: manifest.first_index,
-            extents,
-            damage: recorded.damage,
-            page: page.filter(|_| writer_lives),
-        };
-        if let Some(published) = published {
-            view.follow(&published);
-        }
-        Ok(view)
+        let Look { manifest, manifest_version, layout, page } = Look::at(env, dir)?;
+        let mut extents = layout.sealed;
+        extents.push(layout.active);
+        let damage = layout.damage;
+        let Manifest { epoch, closed, first_index, .. } = manifest;
+        Ok(View { manifest_version, epoch, closed, first_index, extents, damage, page })
     }
 
     /// Takes over what the writer published; `false` if it speaks of another segment or epoch than this view.
     fn follow(&mut self, published: &Published) -> bool {
         let Some(active) = self.extents.last_mut() else { return false };
-        if published.epoch != self.epoch
-            || published.segment_base != active.segment.base_index
+        if !published.is_of(self.epoch, active.segment.base_index)
             || published.first_index != self.first_index
         {
             return false;
@@ -234,9 +194,4 @@ impl View {
     fn is_growing(&self, env: &Env, dir: &Path) -> Result<bool> {
         Ok(self.page.is_some() || (!self.closed && is_written(env, dir)?))
     }
-}
-
-fn is_written(env: &Env, dir: &Path) -> Result<bool> {
-    let path = dir.join(directory::LOCK_NAME);
-    env.disk.is_locked(&path).map_err(|error| Error::io("look at the lock", &path, error))
 }

@@ -8,7 +8,7 @@ use crate::codec::{BLOCK_HEADER_BYTES, BlockFault, BlockHeader, FileHeader, Mani
 use crate::directory;
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
-use crate::io::{AlignedBuf, OpenMode, SECTOR_BYTES, WriteSync};
+use crate::io::{ANY_UNIT_BYTES, AlignedBuf, OpenMode, WriteSync};
 use crate::stream::segment::{Extent, Segment, read_file_header};
 
 /// The segments of a stream, and where they end.
@@ -29,12 +29,12 @@ impl Layout {
     pub(crate) fn named(env: &Env, dir: &Path, manifest: &Manifest, mode: OpenMode) -> Result<Layout> {
         let active = manifest.active();
         let path = directory::segment_path(dir, active.base_index);
-        let file = match env.disk.open(&path, OpenMode::Read, SECTOR_BYTES) {
+        let file = match env.disk.open(&path, OpenMode::Read, ANY_UNIT_BYTES) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing(dir, active)),
             Err(error) => return Err(Error::io("open", &path, error)),
         };
-        let header = read_file_header(&*file, SECTOR_BYTES)?;
+        let header = read_file_header(&*file, ANY_UNIT_BYTES)?;
         if header.segment_id != active.segment_id || header.stream_id != manifest.stream_id {
             let reason = format!(
                 "the manifest names segment {:#018x} here, the file is segment {:#018x}",
@@ -99,8 +99,8 @@ fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -
     let active = manifest.active();
     for &base in on_disk.keys().filter(|&&base| base > active.base_index) {
         let path = directory::segment_path(dir, base);
-        let Ok(file) = env.disk.open(&path, OpenMode::Read, SECTOR_BYTES) else { continue };
-        let Ok(header) = read_file_header(&*file, SECTOR_BYTES) else { continue };
+        let Ok(file) = env.disk.open(&path, OpenMode::Read, ANY_UNIT_BYTES) else { continue };
+        let Ok(header) = read_file_header(&*file, ANY_UNIT_BYTES) else { continue };
         if header.stream_id != manifest.stream_id || header.epoch < manifest.epoch {
             continue;
         }

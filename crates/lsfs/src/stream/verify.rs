@@ -3,15 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::block::{BlockReader, Records, Step};
-use crate::codec::{BlockTailer, Checksum, FORMAT_VERSION, Manifest, StreamId};
-use crate::directory;
+use crate::codec::{BlockTailer, Checksum, FORMAT_VERSION, StreamId};
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
-use crate::final_data::read_state;
-use crate::io::{Access, AlignedBuf, OpenMode};
-use crate::stream::recovery::Layout;
+use crate::io::{Access, AlignedBuf};
+use crate::stream::look::{Look, is_written};
 use crate::stream::segment::{Extent, Segment};
-use crate::stream::{MANIFEST_STEM, decode_manifest, stream_exists};
 
 /// What a stream is made of.
 #[derive(Clone, Debug)]
@@ -88,11 +85,8 @@ pub struct Progress {
 /// # Errors
 /// As for `Reader::open`; damage in the active segment is part of the description, not an error.
 pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
-    let manifest = load_manifest(env, dir)?;
-    let layout = Layout::find(env, dir, &manifest, OpenMode::Read)?;
-    let lock_path = dir.join(directory::LOCK_NAME);
-    let is_open =
-        env.disk.is_locked(&lock_path).map_err(|error| Error::io("look at the lock", &lock_path, error))?;
+    let Look { manifest, layout, page, .. } = Look::at(env, dir)?;
+    let is_open = page.is_some() || is_written(env, dir)?;
     let access = layout.active.segment.open()?.file.access();
     let next_index = layout.active.next_index;
     let header = layout.header;
@@ -128,19 +122,6 @@ pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
     })
 }
 
-fn load_manifest(env: &Env, dir: &Path) -> Result<Manifest> {
-    let not_found = |reason: &str| Error::NotFound {
-        path: dir.to_path_buf(),
-        expected: "a record stream",
-        reason: reason.to_string(),
-    };
-    if !stream_exists(env, dir)? {
-        return Err(not_found("it has no manifest"));
-    }
-    let state = read_state(env, dir, MANIFEST_STEM)?.ok_or_else(|| not_found("it was never completed"))?;
-    decode_manifest(dir, &state.bytes)
-}
-
 /// Reads every block of the stream in `dir` and checks every checksum, header, tailer and index, without a lock.
 ///
 /// Damage does not stop it: the rest is verified too. Beside a live writer it verifies what was durable when it began.
@@ -149,10 +130,8 @@ fn load_manifest(env: &Env, dir: &Path) -> Result<Manifest> {
 /// If there is no stream, or reading itself fails. A damaged manifest is in the report.
 pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
-    let layout = match load_manifest(env, dir)
-        .and_then(|manifest| Layout::find(env, dir, &manifest, OpenMode::Read))
-    {
-        Ok(layout) => layout,
+    let layout = match Look::at(env, dir) {
+        Ok(look) => look.layout,
         Err(Error::Corrupt(damage)) => {
             report.damage.push(*damage);
             return Ok(report);

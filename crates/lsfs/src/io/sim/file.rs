@@ -199,6 +199,10 @@ impl File for SimFile {
         Ok(self.disk.enter()?.file(self.inode).content.len())
     }
 
+    fn unit_bytes(&self) -> usize {
+        self.unit
+    }
+
     fn access(&self) -> Access {
         Access::Direct
     }

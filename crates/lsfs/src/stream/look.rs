@@ -1,0 +1,84 @@
+//! What a stream is, seen from outside: without its lock, beside a writer or without one.
+
+use std::path::Path;
+
+use crate::codec::Manifest;
+use crate::directory;
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::final_data::read_state;
+use crate::io::{OpenMode, SharedPage};
+use crate::stream::live::{self, Published};
+use crate::stream::recovery::Layout;
+use crate::stream::{MANIFEST_STEM, STREAM, decode_manifest, stream_exists};
+
+/// One look at a stream.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) manifest: Manifest,
+    pub(crate) manifest_version: u64,
+    pub(crate) layout: Layout,
+    /// The writer's page, if a writer lives.
+    pub(crate) page: Option<Box<dyn SharedPage>>,
+}
+
+/// The writer may rotate, purge, come or go between our looks at its files.
+const ATTEMPTS: usize = 20;
+
+impl Look {
+    /// Looks at the stream in `dir`.
+    ///
+    /// Beside a writer the end is what it published; searching for it would race with its writes.
+    pub(crate) fn at(env: &Env, dir: &Path) -> Result<Look> {
+        for _ in 1..ATTEMPTS {
+            match Look::once(env, dir) {
+                Err(Error::Gone { .. }) => continue,
+                Err(error) if error.is_corruption() && is_written(env, dir)? => continue,
+                Ok(look) if look.layout.damage.is_some() && look.page.is_none() && is_written(env, dir)? => {}
+                other => return other,
+            }
+        }
+        Look::once(env, dir)
+    }
+
+    fn once(env: &Env, dir: &Path) -> Result<Look> {
+        let not_found = |reason: &str| Error::NotFound {
+            path: dir.to_path_buf(),
+            expected: STREAM,
+            reason: reason.to_string(),
+        };
+        if !stream_exists(env, dir)? {
+            return Err(not_found("it has no manifest"));
+        }
+        let page = match is_written(env, dir)? {
+            true => env.disk.shared_page(&dir.join(directory::LIVE_NAME), false).ok(),
+            false => None,
+        };
+        let state =
+            read_state(env, dir, MANIFEST_STEM)?.ok_or_else(|| not_found("it was never completed"))?;
+        let manifest = decode_manifest(dir, &state.bytes)?;
+        let layout = match published(page.as_deref()) {
+            Some(published) => {
+                let mut layout = Layout::named(env, dir, &manifest, OpenMode::Read)?;
+                if published.is_of(manifest.epoch, layout.active.segment.base_index) {
+                    layout.active.next_index = published.durable_index;
+                    layout.active.end_position = published.durable_position;
+                }
+                layout
+            }
+            None => Layout::find(env, dir, &manifest, OpenMode::Read)?,
+        };
+        Ok(Look { manifest, manifest_version: state.version, layout, page })
+    }
+}
+
+/// What a page says, if there is one.
+pub(crate) fn published(page: Option<&dyn SharedPage>) -> Option<Published> {
+    page.and_then(live::published)
+}
+
+/// Whether a writer has the stream open.
+pub(crate) fn is_written(env: &Env, dir: &Path) -> Result<bool> {
+    let path = dir.join(directory::LOCK_NAME);
+    env.disk.is_locked(&path).map_err(|error| Error::io("look at the lock", &path, error))
+}
