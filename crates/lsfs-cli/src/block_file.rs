@@ -29,6 +29,8 @@ pub(crate) struct BlockFile {
     pub(crate) next_index: u64,
     /// The first bytes that do not verify although a later block says that they were durable.
     pub(crate) damage: Option<Corruption>,
+    /// Whether blocks behind the used bytes verify: what is between is a torn write or damage, the file alone cannot say.
+    pub(crate) has_gap: bool,
 }
 
 /// Reads the whole file and verifies it as far as it goes.
@@ -54,6 +56,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<BlockFile> {
         used_bytes: walk.end_position,
         next_index: walk.next_index,
         damage,
+        has_gap: walk.has_gap,
     })
 }
 
@@ -65,6 +68,8 @@ struct Walk {
     next_index: u64,
     /// Where the walk ended, and why.
     fault: Option<(u64, String)>,
+    /// A block behind the fault verifies.
+    has_gap: bool,
     /// The highest durable position and index in any block of the last epoch or a later one.
     durable_position: u64,
     durable_index: u64,
@@ -78,6 +83,7 @@ impl Walk {
             end_position: header.block_bytes.into(),
             next_index: header.base_index,
             fault: None,
+            has_gap: false,
             durable_position: 0,
             durable_index: 0,
         }
@@ -103,9 +109,12 @@ impl Walk {
             Ok(found) if found.epoch >= self.epoch => {
                 self.durable_position = self.durable_position.max(found.durable_position);
                 self.durable_index = self.durable_index.max(found.durable_index);
-                if self.fault.is_none() {
-                    self.epoch = found.epoch;
-                    self.walk_slices(block, &found, position);
+                match self.fault {
+                    Some(_) => self.has_gap = true,
+                    None => {
+                        self.epoch = found.epoch;
+                        self.walk_slices(block, &found, position);
+                    }
                 }
             }
             Ok(_) => self.end_at(position, "the block belongs to an earlier epoch"),

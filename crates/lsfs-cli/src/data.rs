@@ -1,7 +1,7 @@
 //! `lsfs data`: a stream of bytes with durable marks, from standard input and to standard output.
 
 use std::fmt;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use lsfs::{DataReader, DataStream, DataStreamOptions, Error};
 use serde::Serialize;
 
-use crate::input::{CANNOT_READ, Input, Readiness, Wait};
+use crate::input::{CANNOT_READ, Input, Readiness, Wait, is_no_input_yet};
 use crate::output;
 use crate::place::{self, Place};
 use crate::progress;
@@ -52,7 +52,7 @@ struct WriteArgs {
     #[arg(long, conflicts_with = "resume")]
     append: bool,
     /// Set a mark each time this much was written
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(8 << 20), value_parser = parse_mark_every)]
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = parse_mark_every)]
     mark_every: ByteSize,
     #[command(flatten)]
     stream: StreamArgs,
@@ -66,7 +66,7 @@ struct ReadArgs {
     /// The data stream's directory
     dir: PathBuf,
     /// Begin behind this many bytes
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(0))]
+    #[arg(long, value_name = "SIZE", default_value = "0")]
     offset: ByteSize,
     /// Print at most this many bytes
     #[arg(long, value_name = "SIZE")]
@@ -146,7 +146,7 @@ impl Writing {
             let count = match input.read(&mut chunk[..room]) {
                 Ok(0) => return Ok(()),
                 Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if is_no_input_yet(&error) => continue,
                 Err(error) => return Err(error).context(CANNOT_READ),
             };
             self.stream.write_all(&chunk[..count])?;

@@ -12,6 +12,12 @@ use crate::stop::StopRequest;
 /// What to say when standard input cannot be read.
 pub(crate) const CANNOT_READ: &str = "could not read standard input";
 
+/// Whether a read failed only because it was disturbed, or because there is nothing yet and somebody made the input
+/// non-blocking.
+pub(crate) fn is_no_input_yet(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
+}
+
 /// Standard input.
 #[derive(Debug)]
 pub(crate) struct Input {

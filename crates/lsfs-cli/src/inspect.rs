@@ -127,6 +127,7 @@ fn of_file(path: &Path, file: &BlockFile) -> Report {
         }),
         health: match &file.damage {
             Some(damage) => Health::Damaged { damage: damage.into() },
+            None if file.has_gap => Health::Gap { position: file.used_bytes },
             None => Health::Intact,
         },
     }

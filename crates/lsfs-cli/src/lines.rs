@@ -5,6 +5,7 @@
 
 use std::io::{self, Read};
 
+use crate::input::is_no_input_yet;
 use crate::size::ByteSize;
 
 /// The buffer for lines that are not longer.
@@ -101,11 +102,9 @@ impl<R: Read> LineReader<R> {
     /// Reads once, after [`LineReader::next_read`] has answered `None`.
     pub(crate) fn read_more(&mut self) -> io::Result<()> {
         self.make_room();
-        let count = loop {
-            match self.input.read(&mut self.buffer[self.held.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
+        let count = match self.input.read(&mut self.buffer[self.held.end..]) {
+            Err(error) if is_no_input_yet(&error) => return Ok(()),
+            other => other?,
         };
         self.held.end += count;
         self.at_end = count == 0;

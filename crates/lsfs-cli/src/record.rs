@@ -27,6 +27,9 @@ use crate::stop::StopRequest;
 use crate::stream_args::StreamArgs;
 use crate::summary::{Stopwatch, SummaryArgs, bytes_in_time, counted};
 
+/// The engine's default, as one writes it.
+const RECORD_LIMIT_DEFAULT: &str = "256MiB";
+
 /// Record each line of standard input, durably
 ///
 /// Appends to the record stream in DIR and creates it if it is missing. Lines are bytes: only `\n` ends one, and a last
@@ -48,7 +51,7 @@ pub(crate) struct RecordArgs {
     #[arg(long)]
     ack: bool,
     /// Largest record of a new stream, at most 1 GiB; a stream that exists keeps its own limit
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(StreamOptions::default().record_limit_bytes.into()))]
+    #[arg(long, value_name = "SIZE", default_value = RECORD_LIMIT_DEFAULT)]
     record_limit: ByteSize,
     #[command(flatten)]
     stream: StreamArgs,
@@ -195,11 +198,11 @@ impl Recording {
         }
     }
 
-    /// Adds what is safe to an error that cost records.
+    /// Adds what is safe to an error of the engine.
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let durable = self.stream.durable_index();
-        match self.first_index + self.records > durable {
-            true => error.context(format!("recording ended; records below {durable} are durable")),
+        match error.is::<lsfs::Error>() {
+            true => error.context(format!("records below {durable} are durable, recording ended")),
             false => error,
         }
     }
@@ -251,5 +254,16 @@ impl fmt::Display for Summary {
             write!(f, "; {} not durable", counted(self.lost_records, "record"))?;
         }
         if self.stopped { write!(f, "; stopped by a signal") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_limit_is_the_engines() {
+        let ByteSize(bytes) = RECORD_LIMIT_DEFAULT.parse().unwrap();
+        assert_eq!(bytes, u64::from(StreamOptions::default().record_limit_bytes));
     }
 }

@@ -137,6 +137,11 @@ pub(crate) enum Health {
     TornTail,
     /// What is there verifies.
     Intact,
+    /// In a single file, blocks verify behind some that do not: only the directory tells a torn write from damage.
+    Gap {
+        /// Where the bytes end that verify.
+        position: u64,
+    },
     /// Durable bytes do not verify.
     Damaged {
         /// Where.
@@ -217,6 +222,9 @@ impl fmt::Display for Health {
                 f.write_str("not closed by its last writer; the torn end is dropped by the next one")
             }
             Health::Intact => f.write_str("intact"),
+            Health::Gap { position } => {
+                write!(f, "broken off at byte {position}: inspect the directory to learn if that is damage")
+            }
             Health::Damaged { damage } => damage.fmt(f),
         }
     }
@@ -277,6 +285,7 @@ impl StreamContents {
 
     fn fmt_segments(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let titles = ["segment", "first", "next", "used", "file", "allocated"];
+        writeln!(f)?;
         fmt_row(f, titles.map(String::from), "")?;
         self.segments.iter().try_for_each(|segment| {
             let row = [

@@ -6,6 +6,9 @@ use lsfs::codec::Compression;
 
 use crate::size::ByteSize;
 
+/// The engine's default, as one writes it.
+const SEGMENT_SIZE_DEFAULT: &str = "64MiB";
+
 /// How a stream is written.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct StreamArgs {
@@ -13,7 +16,7 @@ pub(crate) struct StreamArgs {
     #[arg(long, value_enum, default_value_t)]
     compression: CompressionArg,
     /// Segment files grow up to this size
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(StreamOptions::default().segment_bytes))]
+    #[arg(long, value_name = "SIZE", default_value = SEGMENT_SIZE_DEFAULT)]
     segment_size: ByteSize,
 }
 
@@ -40,5 +43,15 @@ impl StreamArgs {
             segment_bytes: self.segment_size.0,
             ..StreamOptions::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_segment_size_is_the_engines() {
+        assert_eq!(SEGMENT_SIZE_DEFAULT.parse(), Ok(ByteSize(StreamOptions::default().segment_bytes)));
     }
 }

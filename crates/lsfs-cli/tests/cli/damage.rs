@@ -118,12 +118,23 @@ fn damage_in_a_data_stream_and_in_a_state_is_found() {
 }
 
 #[test]
-fn a_single_damaged_segment_file_shows_it() {
+fn a_single_segment_file_shows_what_it_can() {
     let scratch = Scratch::new();
     let dir = scratch.path("stream");
-    recorded(&dir);
+    for _ in 0..3 {
+        lsfs!("record", "-q", &dir).input(&b"some line of the stream\n".repeat(1_000)).expect(0);
+    }
     let path = dir.join("00000000000000000000.seg");
-    flip_bit(&path, 300_000);
+    let used = lsfs!("inspect", "--json", &path).run().expect(0).json()["used_bytes"].as_u64().unwrap();
+    // Later blocks say that the first third was durable; of the last run's bytes none does.
+    flip_bit(&path, used / 6);
     let inspected = lsfs!("inspect", &path).run().expect(3);
     assert!(inspected.text().contains("damage in"), "{}", inspected.text());
+    flip_bit(&path, used / 6);
+    flip_bit(&path, used / 6 * 5);
+    let inspected = lsfs!("inspect", &path).run().expect(0);
+    assert!(inspected.text().contains("broken off at byte"), "{}", inspected.text());
+    // The directory knows more: the manifest of a closed stream names its end.
+    lsfs!("inspect", &dir).run();
+    lsfs!("verify", &dir).run().expect(3);
 }

@@ -1,6 +1,7 @@
 //! The command `lsfs`, run as its users run it.
 
 mod bad_input;
+mod beside;
 mod cat;
 mod damage;
 mod data;
