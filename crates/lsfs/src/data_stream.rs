@@ -107,7 +107,7 @@ impl DataStream {
     /// Makes all bytes so far durable and names the place. Costs two durable writes.
     ///
     /// # Errors
-    /// As for [`RecordStream::append`]; the mark is then not set.
+    /// As for [`RecordStream::append`]; the mark may then be set or not, as reopening shows.
     pub fn mark(&mut self) -> Result<Mark> {
         self.put_chunk()?;
         self.records.sync()?;

@@ -65,6 +65,8 @@ pub struct FinalData {
 }
 
 const STEM: &str = "state";
+/// A state is read whole, with its file around it.
+const STATE_LIMIT_BYTES_MAX: u32 = 256 << 20;
 
 impl FinalData {
     /// Opens or creates the final data in `dir`.
@@ -184,6 +186,13 @@ impl StatePair {
                 option: "block_bytes",
                 value: options.block_bytes.to_string(),
                 expected: "a power of two from 512 to 32768".to_string(),
+            });
+        }
+        if options.state_limit_bytes > STATE_LIMIT_BYTES_MAX {
+            return Err(Error::InvalidOption {
+                option: "state_limit_bytes",
+                value: options.state_limit_bytes.to_string(),
+                expected: format!("at most {STATE_LIMIT_BYTES_MAX}"),
             });
         }
         let paths = pair_paths(dir, stem);

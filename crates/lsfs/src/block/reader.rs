@@ -51,6 +51,7 @@ pub(crate) struct FoundRecord {
     pub(crate) type_code: u64,
     pub(crate) compression: Compression,
     pub(crate) raw_bytes: u32,
+    pub(crate) stored_bytes: u32,
     /// The stored payload: a range of the run given to [`Records::next`], or `None` if it was assembled from
     /// several slices into [`Records::assembled`].
     pub(crate) in_run: Option<Range<usize>>,
@@ -296,6 +297,7 @@ impl Records {
                 type_code: header.type_code,
                 compression: header.compression,
                 raw_bytes: header.raw_bytes,
+                stored_bytes: header.stored_bytes,
                 in_run: Some(payload_start..payload_start + body.len()),
                 start,
                 end: (self.block, slice.end() as u16),
@@ -372,6 +374,7 @@ impl Records {
             type_code: header.type_code,
             compression: header.compression,
             raw_bytes: header.raw_bytes,
+            stored_bytes: header.stored_bytes,
             in_run: None,
             start: assembly.start,
             end: (self.block, slice.end() as u16),

@@ -192,10 +192,10 @@ impl BlockWriter {
     fn begin_block(&mut self, record: &PendingRecord<'_>) -> bool {
         let block_bytes = self.identity.block_bytes;
         let start = self.blocks.len() * block_bytes;
+        if start + block_bytes > self.buf_bytes_max {
+            return false;
+        }
         if start + block_bytes > self.buf.len() {
-            if start + block_bytes > self.buf_bytes_max {
-                return false;
-            }
             self.buf = self.buf.grown((self.buf.len() * 2).min(self.buf_bytes_max));
         }
         let used_bytes = BLOCK_HEADER_BYTES as u16;

@@ -70,6 +70,14 @@ pub enum BlockFault {
     /// The length in use is impossible.
     #[error("block says {0} bytes are in use")]
     Used(u16),
+    /// A block of an epoch that the manifest does not know: a later manifest was lost.
+    #[error("block is of epoch {found}, the manifest knows epoch {manifest}: a later manifest is gone")]
+    Epoch {
+        /// In the header.
+        found: u32,
+        /// In the manifest.
+        manifest: u32,
+    },
     /// The buffer is shorter than a block.
     #[error("block is cut short")]
     Short,

@@ -300,13 +300,13 @@ impl Drop for MappedPage {
 impl SharedPage for MappedPage {
     fn store(&self, words: &[u64]) {
         for (slot, word) in self.words().iter().zip(words) {
-            slot.store(*word, Ordering::Release);
+            slot.store(word.to_le(), Ordering::Release);
         }
     }
 
     fn load(&self, words: &mut [u64]) {
         for (slot, word) in self.words().iter().zip(words) {
-            *word = slot.load(Ordering::Acquire);
+            *word = u64::from_le(slot.load(Ordering::Acquire));
         }
     }
 }

@@ -157,6 +157,7 @@ fn begins_at_or_before(
 
 /// Reads records forward, each following from the one before.
 ///
+/// A record that is truncated away while the cursor is on its way may still be answered, as it was; never a mixture.
 /// The cursor sees records appended after it was made; [`Cursor::next_record`] answers `None` at the end for now and may
 /// be called again.
 #[derive(Debug)]
@@ -168,6 +169,8 @@ pub struct Cursor {
     durable_only: bool,
     /// The end last seen, so that not every record asks for it.
     known_end: u64,
+    /// The writer's epoch at that time.
+    epoch: u32,
     place: Option<Place>,
     run: AlignedBuf,
     run_blocks: std::ops::Range<u32>,
@@ -190,6 +193,7 @@ impl Cursor {
             end,
             durable_only,
             known_end: 0,
+            epoch: 0,
             place: None,
             run: AlignedBuf::zeroed(0),
             run_blocks: 0..0,
@@ -229,6 +233,13 @@ impl Cursor {
     fn has_next(&mut self) -> Result<bool> {
         if self.next >= self.known_end {
             let bounds = self.source.bounds()?;
+            if bounds.epoch != self.epoch {
+                // The tail may have been truncated and written anew: what was fetched of it is history.
+                self.epoch = bounds.epoch;
+                self.place = None;
+                self.run_blocks = 0..0;
+                self.read_ahead = None;
+            }
             self.known_end = if self.durable_only { bounds.durable_index } else { bounds.next_index };
             if self.next < bounds.first_index {
                 let held = bounds.first_index..bounds.next_index;
@@ -345,13 +356,18 @@ impl Cursor {
     fn look_ahead(&mut self, mut spare: AlignedBuf) -> Result<()> {
         let Some(place) = &self.place else { return Ok(()) };
         let next = self.run_blocks.end;
-        if self.runs_in_order < 2 || next > place.extent.last_block() {
+        // The last block may still grow: it is read when it is wanted.
+        let final_blocks = place.extent.last_block().saturating_sub(next) as usize;
+        if self.runs_in_order < 2 || final_blocks == 0 {
             return Ok(());
         }
         if self.read_ahead.is_none() {
             self.read_ahead = Some(ReadAhead::start(&self.source)?);
         }
-        size_run(&mut spare, RUN_BYTES, &place.extent);
+        let wanted = RUN_BYTES.min(final_blocks * place.extent.segment.block_bytes);
+        if spare.len() != wanted {
+            spare = AlignedBuf::zeroed(wanted);
+        }
         if let Some(read_ahead) = &self.read_ahead {
             read_ahead.ask(place.extent.clone(), next, spare);
         }

@@ -390,16 +390,6 @@ pub(crate) fn stream_exists(env: &Env, dir: &Path) -> Result<bool> {
 /// A new stream starts in an empty directory, or in one where starting was interrupted.
 fn refuse_occupied(env: &Env, dir: &Path) -> Result<()> {
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
-    let segments = entries.iter().filter(|entry| directory::base_index_of(&entry.name).is_some());
-    if segments.clone().count() > 1 {
-        let path = dir.join(format!("{MANIFEST_STEM}.a"));
-        return Err(Error::corrupt(
-            &path,
-            0,
-            None,
-            "segments are here but the manifest that names them is gone",
-        ));
-    }
     let ours = |name: &str| {
         space::is_spare(name) || directory::base_index_of(name).is_some() || directory::is_control(name)
     };
@@ -429,11 +419,13 @@ fn create(
     options: StreamOptions,
     mut pair: StatePair,
 ) -> Result<(StreamOptions, Recovered)> {
+    // Without a manifest there are no records, unless the manifest was lost: those are not to be removed.
+    recovery::refuse_orphans(env, dir, None)?;
     let stream_id = directory::new_stream_id(env);
     let space = Space::new(env, dir, &options);
     remove_unnamed(env, dir, &space, &|_| false)?;
     let base_index = options.first_index;
-    let spare = space.take(0, 0, 0)?;
+    let spare = space.first()?;
     let segment = recorder::create_segment(
         env,
         dir,
@@ -473,7 +465,8 @@ fn recover(
         checksum: header.checksum,
         record_limit_bytes: header.record_limit_bytes,
         ..options
-    };
+    }
+    .fitted_to_blocks();
     // What was read may still be in the device's cache only; from now on others may rely on it.
     let file = &active.segment.open()?.file;
     file.sync().map_err(|error| Error::io("sync", active.segment.path(), error))?;

@@ -61,11 +61,24 @@ impl Default for StreamOptions {
 const RECORD_LIMIT_BYTES_MAX: u32 = 1 << 30;
 
 impl StreamOptions {
+    /// Settings that suit the block size of an existing stream, whatever was asked for.
+    pub(crate) fn fitted_to_blocks(self) -> Self {
+        let in_flight_bytes =
+            self.in_flight_bytes.max(self.block_bytes * 4).next_multiple_of(self.block_bytes);
+        let segment_bytes = self.segment_bytes.max((self.block_bytes * 8) as u64);
+        StreamOptions { in_flight_bytes, segment_bytes, ..self }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let wrong =
             |option, value: String, expected: String| Err(Error::InvalidOption { option, value, expected });
         if !is_block_size(self.block_bytes) {
             let expected = "a power of two from 512 to 32768".to_string();
+            return wrong("block_bytes", self.block_bytes.to_string(), expected);
+        }
+        if self.checksum == Checksum::None && self.block_bytes > BLOCK_BYTES_DEFAULT {
+            // Only writes of 4 KiB are assumed to be atomic.
+            let expected = format!("at most {BLOCK_BYTES_DEFAULT} without checksums");
             return wrong("block_bytes", self.block_bytes.to_string(), expected);
         }
         if self.record_limit_bytes > RECORD_LIMIT_BYTES_MAX {

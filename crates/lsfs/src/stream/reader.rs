@@ -141,7 +141,7 @@ impl Source for Shared {
         let mut view = self.lock();
         self.refresh(&mut view)?;
         let next_index = view.extents.last().map_or(view.first_index, |extent| extent.next_index);
-        Ok(Bounds { first_index: view.first_index, next_index, durable_index: next_index })
+        Ok(Bounds { first_index: view.first_index, next_index, durable_index: next_index, epoch: view.epoch })
     }
 
     fn extent_of(&self, index: u64) -> Result<Extent> {

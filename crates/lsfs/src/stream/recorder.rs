@@ -3,7 +3,7 @@
 //! The principal type is [`Recorder`]. Appenders encode their records into the open buffer under one short lock. One
 //! thread at a time carries a buffer to the disk: a lone blocking caller does so itself, inline; when more is waiting
 //! at the end of a write, the background committer goes on. While a buffer is in flight the other one fills, so the
-//! size of a batch follows from the load and nothing waits for a timer (docs/design/0002-group-commit.md).
+//! size of a batch follows from the load (docs/design/0002-group-commit.md).
 //!
 //! **Invariants.** Blocks of a stream are written by one write at a time, each durable before the next begins.
 //! `durable_index` only grows within an epoch, and only after the write that carried the records returned success.
@@ -125,6 +125,7 @@ pub(crate) struct Bounds {
     pub(crate) first_index: u64,
     pub(crate) next_index: u64,
     pub(crate) durable_index: u64,
+    pub(crate) epoch: u32,
 }
 
 /// What a stream is built from once its directory was recovered.
@@ -154,7 +155,7 @@ impl Recorder {
         let open = active.segment.open()?;
         let capacity_bytes =
             open.file.len().map_err(|error| Error::io("measure", active.segment.path(), error))?;
-        let in_flight_bytes = (open.header.in_flight_bytes as usize).max(options.block_bytes * 4);
+        let in_flight_bytes = open.header.in_flight_bytes as usize;
         let first_block = active.end_position.div_ceil(options.block_bytes as u64) as u32;
         let writer = BlockWriter::new(
             identity(&options, active.segment.segment_id, manifest.epoch),
@@ -330,8 +331,9 @@ impl Recorder {
     pub(crate) fn append_buffered(&self, type_code: u64, payload: &Payload<'_>) -> Result<u64> {
         let (tail, index, _) = self.enqueue(self.tail(), type_code, payload)?;
         self.count_append(payload);
-        // So much is worth a write of its own; another buffer takes what comes meanwhile.
-        if tail.writer.pending_bytes() * 4 >= self.options.in_flight_bytes * 3 {
+        // So much is worth a write of its own; another buffer takes what comes meanwhile. And who came while this call
+        // was flushing for want of room must not be left waiting.
+        if tail.filling_waiters > 0 || tail.writer.pending_bytes() * 4 >= self.options.in_flight_bytes * 3 {
             self.kick_committer(tail);
         }
         Ok(index)
@@ -770,10 +772,10 @@ impl Recorder {
     pub(crate) fn truncate_after(&self, index: u64) -> Result<()> {
         self.change(|| {
             let bounds = self.bounds();
-            if index + 1 == bounds.next_index {
+            if index.checked_add(1) == Some(bounds.next_index) {
                 return Ok(());
             }
-            if index.saturating_add(1) < bounds.first_index || index >= bounds.next_index {
+            if index < bounds.first_index || index >= bounds.next_index {
                 return Err(Error::OutOfRange { index, held: bounds.first_index..bounds.next_index });
             }
             let (extent, end_position) = crate::stream::cursor::end_of_record(self, index)?;
@@ -871,7 +873,7 @@ impl Recorder {
         if dropped.is_empty() {
             return;
         }
-        let (live, _, _) = self.tail().space_facts();
+        let (live, unused, _) = self.tail().space_facts();
         for extent in dropped {
             let path = extent.segment.path().to_path_buf();
             tracing::debug!(path = %path.display(), next = extent.next_index, "segment dropped");
@@ -880,7 +882,7 @@ impl Recorder {
                 Ok(segment) => segment.open().ok().map(|open| Arc::clone(&open.file)),
                 Err(_held) => None,
             };
-            self.space.recycle(&path, file, live);
+            self.space.recycle(&path, file, live, unused);
         }
         if let Err(error) = self.env.disk.sync_dir(&self.dir) {
             tracing::warn!(dir = %self.dir.display(), %error, "could not sync the directory after a removal");
@@ -918,6 +920,7 @@ impl Recorder {
             first_index: tail.first_index,
             next_index: tail.next_index,
             durable_index: tail.durable_index,
+            epoch: tail.epoch,
         }
     }
 
@@ -1077,7 +1080,7 @@ impl Tail {
     /// Whether the active segment is used up far enough that a spare will soon be needed.
     fn wants_spare_look(&self) -> bool {
         let (live, unused, _) = self.space_facts();
-        unused < self.capacity_bytes / 2 && live > 0 && self.failure.is_none()
+        unused < self.capacity_bytes / 2 && live > 0 && !self.sealed.is_empty() && self.failure.is_none()
     }
 }
 

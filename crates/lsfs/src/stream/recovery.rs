@@ -95,13 +95,24 @@ fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -
             Some(_) => {}
         }
     }
-    // A segment of this epoch that holds records was acknowledged under a manifest we do not see.
-    let active = manifest.active();
-    for &base in on_disk.keys().filter(|&&base| base > active.base_index) {
+    refuse_orphans(env, dir, Some(manifest))
+}
+
+/// Looks at the segments that the manifest does not name: leftovers of changes cut short, unless one holds records
+/// that were acknowledged under a manifest we do not see.
+///
+/// A segment gets its first records after the manifest that names it is durable; one that was dropped is of an earlier
+/// epoch or from before the active segment.
+pub(crate) fn refuse_orphans(env: &Env, dir: &Path, manifest: Option<&Manifest>) -> Result<()> {
+    let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
+    for base in entries.iter().filter_map(|entry| directory::base_index_of(&entry.name)) {
+        if manifest.is_some_and(|manifest| base <= manifest.active().base_index) {
+            continue;
+        }
         let path = directory::segment_path(dir, base);
         let Ok(file) = env.disk.open(&path, OpenMode::Read, ANY_UNIT_BYTES) else { continue };
         let Ok(header) = read_file_header(&*file, ANY_UNIT_BYTES) else { continue };
-        if header.stream_id != manifest.stream_id || header.epoch < manifest.epoch {
+        if manifest.is_some_and(|m| header.stream_id != m.stream_id || header.epoch < m.epoch) {
             continue;
         }
         let entry = SegmentEntry {
@@ -174,6 +185,12 @@ pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> R
     let last = search.last_written(known_block)?;
     if last > known_block {
         tail = search.header(last)?.ok();
+    }
+
+    // A block of a later epoch was written under a later manifest.
+    if let Some(header) = tail.filter(|header| header.epoch > epoch) {
+        let reason = BlockFault::Epoch { found: header.epoch, manifest: epoch };
+        return Ok(search.damaged_at(known, header.block_number, reason));
     }
 
     // 3. Look ahead one in-flight limit: a block there may prove that more was durable.

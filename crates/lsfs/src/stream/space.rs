@@ -44,6 +44,8 @@ pub(crate) struct Space {
     ready: Mutex<Vec<Spare>>,
     /// Making a spare failed: not tried again before the next segment.
     gave_up: AtomicBool,
+    /// The stream is closed; changed under the lock of `ready`.
+    discarded: AtomicBool,
     pub(crate) zero_bytes: Counter,
     pub(crate) recycled_segments: Counter,
 }
@@ -63,6 +65,7 @@ impl Space {
             policy: options.space,
             ready: Mutex::new(Vec::new()),
             gave_up: AtomicBool::new(false),
+            discarded: AtomicBool::new(false),
             zero_bytes: Counter::default(),
             recycled_segments: Counter::default(),
         }
@@ -86,6 +89,13 @@ impl Space {
             SpacePolicy::Allocate => false,
             SpacePolicy::Adaptive => average_write_bytes < BULK_WRITE_BYTES,
         }
+    }
+
+    /// The file of a new stream's first segment.
+    pub(crate) fn first(&self) -> Result<Spare> {
+        let len =
+            INITIAL_SEGMENT_BYTES.min(self.segment_bytes) / self.block_bytes as u64 * self.block_bytes as u64;
+        self.create(len, self.policy != SpacePolicy::Allocate)
     }
 
     /// A file of at least `min_bytes` for the next segment: a spare, or a new one.
@@ -117,7 +127,12 @@ impl Space {
         let spare = self
             .create(self.next_segment_bytes(live_bytes, unused_bytes), zeros)
             .inspect_err(|_| self.gave_up.store(true, Ordering::Relaxed))?;
-        self.lock().push(spare);
+        let mut ready = self.lock();
+        if self.discarded.load(Ordering::Relaxed) {
+            self.remove(&spare.path);
+        } else {
+            ready.push(spare);
+        }
         Ok(())
     }
 
@@ -125,6 +140,7 @@ impl Space {
     pub(crate) fn wants_spare(&self, live_bytes: u64, unused_bytes: u64) -> bool {
         !self.gave_up.load(Ordering::Relaxed)
             && self.allowance(live_bytes, unused_bytes) >= self.next_segment_bytes(live_bytes, unused_bytes)
+            && !self.discarded.load(Ordering::Relaxed)
             && self.lock().is_empty()
     }
 
@@ -158,14 +174,20 @@ impl Space {
     /// Takes the file of a dropped segment: as a spare if one is of use and the bound allows it, else it is removed.
     ///
     /// The caller has made durable that nothing names the segment any more.
-    pub(crate) fn recycle(&self, path: &Path, file: Option<Arc<dyn File>>, live_bytes: u64) {
+    pub(crate) fn recycle(
+        &self,
+        path: &Path,
+        file: Option<Arc<dyn File>>,
+        live_bytes: u64,
+        unused_bytes: u64,
+    ) {
         let Some((file, len)) = file.and_then(|file| file.len().ok().map(|len| (file, len))) else {
             return self.remove(path);
         };
         let held: u64 = self.lock().iter().map(|spare| spare.len).sum();
         let useful =
             len >= self.next_segment_bytes(live_bytes, 0) / 2 && len.is_multiple_of(self.block_bytes as u64);
-        if !useful || held + len > self.allowance(live_bytes, 0) {
+        if !useful || held + len > self.allowance(live_bytes, unused_bytes) {
             return self.remove(path);
         }
         let spare_path = self.spare_path();
@@ -183,7 +205,10 @@ impl Space {
 
     /// Removes every spare: a closed store holds only what it needs.
     pub(crate) fn discard(&self) {
-        let spares = std::mem::take(&mut *self.lock());
+        let mut ready = self.lock();
+        self.discarded.store(true, Ordering::Relaxed);
+        let spares = std::mem::take(&mut *ready);
+        drop(ready);
         spares.iter().for_each(|spare| self.remove(&spare.path));
     }
 

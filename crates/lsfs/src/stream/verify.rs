@@ -210,8 +210,7 @@ impl<'a> SegmentVerifier<'a> {
                         report.damage.push(self.damage(position, self.expected..found.index, reason));
                     }
                     report.records += 1;
-                    report.stored_bytes +=
-                        found.in_run.map_or(u64::from(found.raw_bytes), |r| r.len() as u64);
+                    report.stored_bytes += u64::from(found.stored_bytes);
                     self.expected = found.index + 1;
                 }
                 Ok(Step::Record(_)) => break,
