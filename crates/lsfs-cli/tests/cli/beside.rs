@@ -2,17 +2,21 @@
 
 use std::io::Write;
 use std::process::ChildStdin;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::lsfs;
 use crate::support::{Random, Scratch, wait_until};
 
-/// Feeds numbered lines as fast as they are taken, until the reader is gone.
+/// Feeds numbered lines, some 20 MB/s, until the reader is gone.
 fn feed_lines(mut stdin: ChildStdin) {
     for n in 0u64.. {
         if writeln!(stdin, "{n} {}", "x".repeat((n * 31 % 900) as usize)).is_err() {
             return;
+        }
+        if n.is_multiple_of(50) {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

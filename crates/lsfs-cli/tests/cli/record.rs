@@ -121,3 +121,16 @@ fn an_endless_line_ends_the_command_soon() {
     let finished = lsfs!("record", "--record-limit", "1MiB", &dir).input_file("/dev/zero".as_ref());
     finished.expect(1).says(&["line 1 is over the record limit of 1 MiB"]);
 }
+
+#[test]
+fn more_segments_than_open_files_are_no_problem() {
+    let scratch = Scratch::new();
+    let dir = scratch.path("stream");
+    let input: String = (0..100_000).map(|n: u32| format!("{n} {}\n", "x".repeat(300))).collect();
+    let record = lsfs!("record", "-q", "--segment-size", "512KiB", &dir).with_open_files_max(40);
+    record.input(input.as_bytes()).expect(0).quietly();
+    for arguments in [["cat", "--from=0"], ["verify", "--json"], ["inspect", "--json"]] {
+        lsfs!(arguments[0], arguments[1], &dir).with_open_files_max(40).run().expect(0);
+    }
+    assert!(cat(&dir) == input.as_bytes());
+}

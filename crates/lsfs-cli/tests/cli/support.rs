@@ -38,6 +38,14 @@ impl Lsfs {
         Lsfs(command)
     }
 
+    /// Lets it have at most this many files open.
+    pub(crate) fn with_open_files_max(self, count: u32) -> Lsfs {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {count}; exec \"$0\" \"$@\"")]);
+        command.arg(self.0.get_program()).args(self.0.get_args()).env_remove("RUST_LOG");
+        Lsfs(command)
+    }
+
     /// Runs it with this standard input to the end.
     pub(crate) fn input(self, input: &[u8]) -> Finished {
         let mut running = self.spawn();

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::final_data::read_state;
 use crate::io::{OpenMode, SharedPage};
 use crate::stream::live::{self, Published};
-use crate::stream::recovery::Layout;
+use crate::stream::recovery::{Layout, refuse_orphans};
 use crate::stream::{MANIFEST_STEM, STREAM, decode_manifest, stream_exists};
 
 /// One look at a stream.
@@ -54,8 +54,11 @@ impl Look {
             true => env.disk.shared_page(&dir.join(directory::LIVE_NAME), false).ok(),
             false => None,
         };
-        let state =
-            read_state(env, dir, MANIFEST_STEM)?.ok_or_else(|| not_found("it was never completed"))?;
+        let Some(state) = read_state(env, dir, MANIFEST_STEM)? else {
+            // Its creation was cut short, unless there are records: then the manifest was lost.
+            refuse_orphans(env, dir, None)?;
+            return Err(not_found("it was never completed"));
+        };
         let manifest = decode_manifest(dir, &state.bytes)?;
         let layout = match published(page.as_deref()) {
             Some(published) => {
