@@ -68,7 +68,7 @@ impl DataStream {
             crate::directory::create(&env, dir)?;
         }
         let has_marks = DataStream::is_in(&env, dir)?;
-        let records = RecordStream::open_in(env.clone(), dir, stream_options)?;
+        let records = RecordStream::open_records(env.clone(), dir, stream_options)?;
         if !has_marks && records.next_index() > 0 {
             return Err(not_data(dir, "it is a record stream, not a data stream"));
         }
@@ -210,6 +210,7 @@ fn give_up_behind(records: &RecordStream, record_count: u64) -> Result<()> {
 #[derive(Debug)]
 pub struct DataReader {
     records: Reader,
+    last_mark: Option<Mark>,
     byte_count: u64,
     record_count: u64,
     position: u64,
@@ -235,6 +236,7 @@ impl DataReader {
         let mark = read_mark(dir, Some(&state.bytes))?;
         Ok(DataReader {
             records,
+            last_mark: mark,
             byte_count: mark.map_or(0, |mark| mark.byte_count),
             record_count: mark.map_or(0, |mark| mark.record_count),
             position: 0,
@@ -242,6 +244,11 @@ impl DataReader {
             chunk: Vec::new(),
             chunk_start: 0,
         })
+    }
+
+    /// The mark up to which it reads; `None` before the first.
+    pub fn last_mark(&self) -> Option<Mark> {
+        self.last_mark
     }
 
     /// Bytes before the last mark.

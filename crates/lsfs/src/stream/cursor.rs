@@ -460,6 +460,8 @@ pub struct ReverseCursor {
     /// Index after the record that comes next.
     next: u64,
     start: u64,
+    /// The oldest index when it was last asked for: at the beginning, and at every change of segment.
+    first_index: Option<u64>,
     place: Option<ReversePlace>,
     run: AlignedBuf,
     run_blocks: std::ops::Range<u32>,
@@ -475,7 +477,15 @@ struct ReversePlace {
 
 impl ReverseCursor {
     pub(crate) fn new(source: Arc<dyn Source>, start: u64, end: u64) -> Self {
-        ReverseCursor { source, next: end, start, place: None, run: AlignedBuf::zeroed(0), run_blocks: 0..0 }
+        ReverseCursor {
+            source,
+            next: end,
+            start,
+            first_index: None,
+            place: None,
+            run: AlignedBuf::zeroed(0),
+            run_blocks: 0..0,
+        }
     }
 
     /// The record before the one answered last, or `None` at the start of the range or of the stream.
@@ -483,9 +493,11 @@ impl ReverseCursor {
     /// # Errors
     /// As for [`Cursor::next_record`].
     pub fn next_record(&mut self) -> Result<Option<Record>> {
-        let bounds = self.source.bounds()?;
-        let start = self.start.max(bounds.first_index);
-        if self.next <= start {
+        let first_index = match self.first_index {
+            Some(first_index) => first_index,
+            None => *self.first_index.insert(self.source.bounds()?.first_index),
+        };
+        if self.next <= self.start.max(first_index) {
             return Ok(None);
         }
         let index = self.next - 1;
@@ -505,6 +517,11 @@ impl ReverseCursor {
             let place = self.place.as_mut().expect("the caller set the place");
             let segment = Arc::clone(&place.extent.segment);
             if index < segment.base_index {
+                let bounds = self.source.bounds()?;
+                if index < bounds.first_index {
+                    return Err(Error::OutOfRange { index, held: bounds.first_index..bounds.next_index });
+                }
+                self.first_index = Some(bounds.first_index);
                 let extent = self.source.extent_of(index)?;
                 let block = extent.last_block();
                 *place = ReversePlace { extent, block, end: None };

@@ -33,6 +33,7 @@ pub use reader::Reader;
 pub use verify::{Progress, SegmentInfo, StreamInfo, VerifyReport, inspect, verify};
 
 use crate::codec::{Manifest, ManifestFault};
+use crate::data_stream::DataStream;
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -141,6 +142,16 @@ impl RecordStream {
     /// As [`RecordStream::open`], on the given disk and runtime.
     pub fn open_in(env: Env, dir: impl AsRef<Path>, options: StreamOptions) -> Result<RecordStream> {
         let dir = dir.as_ref();
+        if env.disk.exists(dir) && DataStream::is_in(&env, dir).unwrap_or(false) {
+            // Records among its chunks would break the stream of bytes.
+            let reason = "it is a data stream; open it as one".to_string();
+            return Err(Error::NotFound { path: dir.to_path_buf(), expected: STREAM, reason });
+        }
+        RecordStream::open_records(env, dir, options)
+    }
+
+    /// Opens the records, whatever they are the records of.
+    pub(crate) fn open_records(env: Env, dir: &Path, options: StreamOptions) -> Result<RecordStream> {
         options.check()?;
         if options.create {
             directory::create(&env, dir)?;
@@ -319,6 +330,11 @@ impl RecordStream {
         self.recorder().reset_to(index)
     }
 
+    /// The largest payload of a record, in bytes.
+    pub fn record_limit_bytes(&self) -> u32 {
+        self.recorder().options.record_limit_bytes
+    }
+
     /// What the stream counted and holds.
     pub fn stats(&self) -> StreamStats {
         let recorder = self.recorder();
@@ -430,7 +446,7 @@ fn create(
         env,
         dir,
         &options,
-        recorder::NewSegment { stream_id, base_index, epoch: 1 },
+        recorder::NewSegment { stream_id, base_index, epoch: 1, files: Arc::default() },
         spare,
     )?;
     let end_position = options.block_bytes as u64;
@@ -468,8 +484,8 @@ fn recover(
     }
     .fitted_to_blocks();
     // What was read may still be in the device's cache only; from now on others may rely on it.
-    let file = &active.segment.open()?.file;
-    file.sync().map_err(|error| Error::io("sync", active.segment.path(), error))?;
+    let open = active.segment.open()?;
+    open.file.sync().map_err(|error| Error::io("sync", active.segment.path(), error))?;
     // The decision where the stream ends is durable before anything changes; a new epoch shuts out what lies behind.
     let was_closed = manifest.closed;
     manifest.epoch += 1;

@@ -29,7 +29,7 @@ use crate::stream::live::{self, Published};
 use crate::stream::options::StreamOptions;
 use crate::stream::record_cache::RecordCache;
 use crate::stream::recovery;
-use crate::stream::segment::{Extent, Segment};
+use crate::stream::segment::{Extent, OpenFiles, Segment};
 use crate::stream::space::{Space, Spare};
 
 /// What a caller of `append_then` is called with.
@@ -732,7 +732,8 @@ impl Recorder {
             (Arc::clone(&tail.active), tail.writer.end_position())
         };
         let len = (end + needed_bytes).next_multiple_of(self.options.block_bytes as u64);
-        let file = &segment.open()?.file;
+        let open = segment.open()?;
+        let file = &open.file;
         file.allocate(len)
             .and_then(|()| file.sync())
             .map_err(|error| Error::write("extend", segment.path(), needed_bytes, error))?;
@@ -751,7 +752,8 @@ impl Recorder {
         let spare = self.space.take(live_bytes, min_bytes, average_write_bytes)?;
         let epoch = self.tail().epoch;
         let len = spare.len;
-        let new = NewSegment { stream_id: self.stream_id, base_index, epoch };
+        let files = Arc::clone(&self.tail().active.files);
+        let new = NewSegment { stream_id: self.stream_id, base_index, epoch, files };
         let segment = create_segment(&self.env, &self.dir, &self.options, new, spare)?;
         Ok((Arc::new(segment), len))
     }
@@ -816,7 +818,8 @@ impl Recorder {
     fn end_at(&self, extent: Extent, next_index: u64, end_position: u64) -> Result<()> {
         let capacity = {
             // The segment may have been sealed; it is written to again.
-            let file = &extent.segment.open()?.file;
+            let open = extent.segment.open()?;
+            let file = &open.file;
             file.len().map_err(|error| Error::io("measure", extent.segment.path(), error))?
         };
         let mut manifest = self.manifest();
@@ -1109,6 +1112,7 @@ pub(crate) struct NewSegment {
     pub(crate) stream_id: StreamId,
     pub(crate) base_index: u64,
     pub(crate) epoch: u32,
+    pub(crate) files: Arc<OpenFiles>,
 }
 
 /// Makes a spare the segment that begins at a base index: writes its header, then gives it its durable name.
@@ -1119,7 +1123,7 @@ pub(crate) fn create_segment(
     new: NewSegment,
     spare: Spare,
 ) -> Result<Segment> {
-    let NewSegment { stream_id, base_index, epoch } = new;
+    let NewSegment { stream_id, base_index, epoch, files } = new;
     let header = FileHeader {
         kind: FileKind::Segment,
         checksum: options.checksum,
@@ -1142,7 +1146,7 @@ pub(crate) fn create_segment(
     let path = directory::segment_path(dir, base_index);
     env.disk.rename(&spare.path, &path).map_err(|error| Error::io("rename a spare to", &path, error))?;
     directory::sync_parent(env, &path)?;
-    Ok(Segment::created(env, path, spare.file, header))
+    Ok(Segment::created(env, path, spare.file, header, &files))
 }
 
 /// A payload as it will be stored.

@@ -42,11 +42,12 @@ impl Layout {
             );
             return Err(Error::corrupt(&path, 0, Some(active.base_index..active.next_index), reason));
         }
+        let files = Arc::default();
         let mut extents: Vec<Extent> = manifest
             .segments
             .iter()
             .map(|entry| Extent {
-                segment: Arc::new(Segment::new(env, dir, entry, header.block_bytes as usize, mode)),
+                segment: Arc::new(Segment::new(env, dir, entry, header.block_bytes as usize, mode, &files)),
                 next_index: entry.next_index,
                 end_position: entry.end_position,
             })
@@ -121,7 +122,8 @@ pub(crate) fn refuse_orphans(env: &Env, dir: &Path, manifest: Option<&Manifest>)
             next_index: base,
             end_position: 0,
         };
-        let segment = Segment::new(env, dir, &entry, header.block_bytes as usize, OpenMode::Read);
+        let block_bytes = header.block_bytes as usize;
+        let segment = Segment::new(env, dir, &entry, block_bytes, OpenMode::Read, &Arc::default());
         let mut block = AlignedBuf::zeroed(segment.block_bytes);
         segment.read_blocks(1, &mut block)?;
         if segment.open()?.reader.header(&block, 1).is_ok() {

@@ -1,7 +1,8 @@
 //! One segment file.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::block::{BlockReader, Fault};
 use crate::codec::{FileHeader, FileHeaderFault, FileKind, SegmentEntry};
@@ -9,7 +10,24 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::io::{AlignedBuf, File, OpenMode};
 
-/// A segment that is opened when it is first needed: opening a stream must not cost a look at every file.
+/// The segment files of one stream that are kept open: enough to read in several places, few enough for any limit.
+#[derive(Debug, Default)]
+pub(crate) struct OpenFiles(Mutex<VecDeque<Arc<OpenSegment>>>);
+
+const OPEN_FILES_MAX: usize = 16;
+
+impl OpenFiles {
+    fn keep(&self, open: &Arc<OpenSegment>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= OPEN_FILES_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(Arc::clone(open));
+    }
+}
+
+/// A segment that is opened when it is needed: opening a stream must not cost a look at every file, nor may a stream of
+/// many segments hold them all open.
 #[derive(Debug)]
 pub(crate) struct Segment {
     env: Env,
@@ -18,7 +36,8 @@ pub(crate) struct Segment {
     pub(crate) base_index: u64,
     pub(crate) block_bytes: usize,
     mode: OpenMode,
-    open: OnceLock<OpenSegment>,
+    open: Mutex<Weak<OpenSegment>>,
+    pub(crate) files: Arc<OpenFiles>,
 }
 
 /// A segment file whose header was checked.
@@ -62,6 +81,7 @@ impl Segment {
         entry: &SegmentEntry,
         block_bytes: usize,
         mode: OpenMode,
+        files: &Arc<OpenFiles>,
     ) -> Self {
         Segment {
             env: env.clone(),
@@ -70,12 +90,19 @@ impl Segment {
             base_index: entry.base_index,
             block_bytes,
             mode,
-            open: OnceLock::new(),
+            open: Mutex::default(),
+            files: Arc::clone(files),
         }
     }
 
     /// A segment whose file was just written.
-    pub(crate) fn created(env: &Env, path: PathBuf, file: Arc<dyn File>, header: FileHeader) -> Self {
+    pub(crate) fn created(
+        env: &Env,
+        path: PathBuf,
+        file: Arc<dyn File>,
+        header: FileHeader,
+        files: &Arc<OpenFiles>,
+    ) -> Self {
         let segment = Segment {
             env: env.clone(),
             path,
@@ -83,9 +110,10 @@ impl Segment {
             base_index: header.base_index,
             block_bytes: header.block_bytes as usize,
             mode: OpenMode::Write,
-            open: OnceLock::new(),
+            open: Mutex::default(),
+            files: Arc::clone(files),
         };
-        segment.open.get_or_init(|| OpenSegment::new(file, header));
+        segment.remember(OpenSegment::new(file, header));
         segment
     }
 
@@ -93,9 +121,16 @@ impl Segment {
         &self.path
     }
 
-    /// The open file; the first call opens it and checks that it is the segment it should be.
-    pub(crate) fn open(&self) -> Result<&OpenSegment> {
-        if let Some(open) = self.open.get() {
+    fn remember(&self, open: OpenSegment) -> Arc<OpenSegment> {
+        let open = Arc::new(open);
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&open);
+        self.files.keep(&open);
+        open
+    }
+
+    /// The open file; if it is not open, it is opened and checked to be the segment it should be.
+    pub(crate) fn open(&self) -> Result<Arc<OpenSegment>> {
+        if let Some(open) = self.open.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
             return Ok(open);
         }
         let file = match self.env.disk.open(&self.path, self.mode, self.block_bytes) {
@@ -109,7 +144,7 @@ impl Segment {
         if header.segment_id != self.segment_id || header.block_bytes as usize != self.block_bytes {
             return Err(Error::Gone { path: self.path.clone() });
         }
-        Ok(self.open.get_or_init(|| OpenSegment::new(file, header)))
+        Ok(self.remember(OpenSegment::new(file, header)))
     }
 
     /// Position of a block.
