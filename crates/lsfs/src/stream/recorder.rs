@@ -493,14 +493,16 @@ impl Recorder {
     /// nobody came for a moment; a lone caller never waits.
     fn gather<'a>(&'a self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
         let target = tail.last_waiters;
-        if target < 2 || tail.filling_waiters >= target {
+        let is_full =
+            |tail: &Tail| tail.filling_waiters >= target || tail.writer.pending_bytes() >= GATHER_BYTES_MAX;
+        if target < 2 || is_full(&tail) {
             return tail;
         }
         // Others sleep or return meanwhile, as while a batch is in flight.
         tail.flushing = true;
         let mut seen = tail.filling_waiters;
         let mut last_arrival = self.env.runtime.now();
-        while tail.filling_waiters < target {
+        while !is_full(&tail) {
             drop(tail);
             self.env.runtime.yield_now();
             let now = self.env.runtime.now();
@@ -1089,6 +1091,8 @@ impl Tail {
 
 /// How long a batch waits for the next of those who are expected; about a sixth of a sync.
 const GATHER_PAUSE: Duration = Duration::from_micros(20);
+/// A batch this long is not worth waiting for more: writing it takes longer than the sync behind it saves.
+const GATHER_BYTES_MAX: usize = 64 << 10;
 /// A buffer may be this much larger than what it holds before it is given back.
 const MEMORY_WASTE_BYTES: usize = 16 << 10;
 
