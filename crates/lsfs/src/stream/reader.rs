@@ -19,8 +19,8 @@ use crate::stream::{MANIFEST_STEM, backward, forward, read_one};
 /// A stream open for reading only: without a lock, beside a writer in this or another process, on a read-only file
 /// system, or on a damaged stream that can no longer be written.
 ///
-/// It sees durable records only. What it sees grows when the writer writes; a range that was purged or truncated
-/// meanwhile is an error, never wrong bytes.
+/// It sees durable records only. What it sees grows when the writer writes. A range that was purged meanwhile is an error;
+/// a record that was truncated meanwhile may still be answered as it was; neither is ever wrong bytes.
 #[derive(Clone, Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
