@@ -501,15 +501,29 @@ impl ReverseCursor {
             return Ok(None);
         }
         let index = self.next - 1;
+        let mut attempts = 1;
+        let record = loop {
+            match self.read_previous(index) {
+                // At the moving tail a block may be read while it is being written: look again before judging.
+                Err(error) if error.is_corruption() && attempts < READ_ATTEMPTS => {
+                    attempts += 1;
+                    self.place = None;
+                }
+                other => break other?,
+            }
+        };
+        self.next = index;
+        Ok(Some(record))
+    }
+
+    fn read_previous(&mut self, index: u64) -> Result<Record> {
         if self.place.is_none() {
             let located = locate(&*self.source, index)?;
             let (block, offset) = located.found.end;
             self.place = Some(ReversePlace { extent: located.extent, block, end: Some(usize::from(offset)) });
             self.run_blocks = 0..0;
         }
-        let record = self.step(index)?;
-        self.next = index;
-        Ok(Some(record))
+        self.step(index)
     }
 
     fn step(&mut self, index: u64) -> Result<Record> {

@@ -34,7 +34,7 @@ impl Look {
             match Look::once(env, dir) {
                 Err(Error::Gone { .. }) => continue,
                 Err(error) if error.is_corruption() && is_written(env, dir)? => continue,
-                Ok(look) if look.layout.damage.is_some() && look.page.is_none() && is_written(env, dir)? => {}
+                Ok(look) if look.layout.damage.is_some() && is_written(env, dir)? => {}
                 other => return other,
             }
         }

@@ -169,6 +169,8 @@ pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Resu
 }
 
 const RUN_BYTES: usize = 1 << 20;
+/// How often a block that does not verify is read before it is called damaged.
+const READ_ATTEMPTS: u32 = 3;
 
 struct SegmentVerifier<'a> {
     segment: &'a Segment,
@@ -194,6 +196,7 @@ impl<'a> SegmentVerifier<'a> {
         let mut run = AlignedBuf::zeroed(RUN_BYTES);
         let mut records = Records::new(self.reader, 1, 0, Some(self.expected), false);
         let (mut first, mut count, mut checked_below) = (1, 0, 1);
+        let mut attempts = 1;
         while self.expected < self.next_index {
             let block_bytes = self.segment.block_bytes;
             let run_end = first + (count / block_bytes) as u32;
@@ -203,6 +206,7 @@ impl<'a> SegmentVerifier<'a> {
                 Ok(Step::EndOfRun)
             };
             match step {
+                Ok(Step::Record(found)) if found.index < self.expected => {}
                 Ok(Step::Record(found)) if found.index < self.next_index => {
                     if found.index > self.expected {
                         let position = self.segment.position_of(found.start.0);
@@ -228,7 +232,15 @@ impl<'a> SegmentVerifier<'a> {
                     checked_below = self.check_tailers(&run[..count], first, checked_below, report);
                     progress(self.segment.position_of(block));
                 }
+                // Beside a writer the last block may be read while it is being written: look again before judging.
+                Err(fault) if attempts < READ_ATTEMPTS => {
+                    attempts += 1;
+                    let restart = records.unfinished().map_or(fault.block, |(_, first_block)| first_block);
+                    records = Records::new(self.reader, restart, 0, None, false);
+                    count = 0;
+                }
                 Err(fault) => {
+                    attempts = 1;
                     let position = self.segment.position_of(fault.block) + fault.offset as u64;
                     // Where records can be read again, the lost range ends.
                     let resumed = self.resume_behind(fault.block)?;
