@@ -108,3 +108,41 @@ fn a_second_writer_is_told_who_holds_the_stream() {
         other => panic!("{other:?}"),
     }
 }
+
+/// Rotations, close by close: a look from outside that falls between two of the writer's steps still sees everything
+/// that was acknowledged before it.
+#[test]
+fn whoever_looks_beside_a_rotating_writer_sees_all_that_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let options =
+        StreamOptions { segment_bytes: 32 << 10, in_flight_bytes: 16 << 10, ..StreamOptions::default() };
+    let stream = RecordStream::open(dir.path(), options).unwrap();
+    let env = lsfs::Env::default();
+    stream.append(0, &payload(0, 6000)).unwrap();
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let followed = Reader::open(dir.path()).unwrap();
+            for _ in 0..150 {
+                let acknowledged = stream.durable_index();
+                let opened = Reader::open(dir.path()).unwrap().bounds().unwrap().end;
+                assert!(opened >= acknowledged, "a new reader sees {opened} of {acknowledged} records");
+                let seen = followed.bounds().unwrap().end;
+                assert!(seen >= acknowledged, "a reader sees {seen} of {acknowledged} records");
+                let verified = lsfs::verify(&env, dir.path(), |_| {}).unwrap();
+                assert_eq!(verified.damage, [], "beside a writer");
+                let first = lsfs::inspect(&env, dir.path()).unwrap().first_index;
+                let verified = verified.records + first;
+                assert!(verified >= acknowledged, "verified {verified} of {acknowledged} records");
+            }
+        });
+        let mut index = 1;
+        while !looking.is_finished() {
+            stream.append(0, &payload(index, 6000)).unwrap();
+            index += 1;
+            if index % 40 == 0 {
+                stream.purge_before(index - 20).unwrap();
+            }
+        }
+        looking.join().unwrap();
+    });
+}

@@ -26,7 +26,12 @@ pub(crate) struct Published {
 impl Published {
     /// Whether this speaks of the given epoch and active segment.
     pub(crate) fn is_of(&self, epoch: u32, segment_base: u64) -> bool {
-        (self.epoch, self.segment_base) == (epoch, segment_base)
+        self.place() == (epoch, segment_base)
+    }
+
+    /// Epoch and base index of the active segment: a writer's places follow each other in this order.
+    pub(crate) fn place(&self) -> (u32, u64) {
+        (self.epoch, self.segment_base)
     }
 }
 

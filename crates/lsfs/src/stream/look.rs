@@ -1,5 +1,6 @@
 //! What a stream is, seen from outside: without its lock, beside a writer or without one.
 
+use std::cmp::Ordering;
 use std::path::Path;
 
 use crate::codec::Manifest;
@@ -61,15 +62,25 @@ impl Look {
         };
         let manifest = decode_manifest(dir, &state.bytes)?;
         let layout = match published(page.as_deref()) {
-            Some(published) => {
+            // A page of an earlier epoch is what a killed writer left; the one that holds the lock is still recovering.
+            Some(published) if published.epoch >= manifest.epoch => {
                 let mut layout = Layout::named(env, dir, &manifest, OpenMode::Read)?;
-                if published.is_of(manifest.epoch, layout.active.segment.base_index) {
-                    layout.active.next_index = published.durable_index;
-                    layout.active.end_position = published.durable_position;
+                let active = &mut layout.active;
+                match published.place().cmp(&(manifest.epoch, active.segment.base_index)) {
+                    // Nothing is durable in the new segment yet, and the manifest knows all of the one before.
+                    Ordering::Less => {}
+                    Ordering::Equal => {
+                        active.next_index = published.durable_index;
+                        active.end_position = published.durable_position;
+                    }
+                    // The writer rotated after we had read the manifest.
+                    Ordering::Greater => {
+                        return Err(Error::Gone { path: active.segment.path().to_path_buf() });
+                    }
                 }
                 layout
             }
-            None => Layout::find(env, dir, &manifest, OpenMode::Read)?,
+            _ => Layout::find(env, dir, &manifest, OpenMode::Read)?,
         };
         Ok(Look { manifest, manifest_version: state.version, layout, page })
     }

@@ -71,6 +71,15 @@ pub struct VerifyReport {
     pub damage: Vec<Corruption>,
 }
 
+impl VerifyReport {
+    fn add(&mut self, part: VerifyReport) {
+        self.records += part.records;
+        self.stored_bytes += part.stored_bytes;
+        self.blocks += part.blocks;
+        self.damage.extend(part.damage);
+    }
+}
+
 /// How far a verification has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -124,7 +133,8 @@ pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
 
 /// Reads every block of the stream in `dir` and checks every checksum, header, tailer and index, without a lock.
 ///
-/// Damage does not stop it: the rest is verified too. Beside a live writer it verifies what was durable when it began.
+/// Damage does not stop it: the rest is verified too. Beside a live writer it verifies what was durable when it
+/// began and was not purged or truncated meanwhile.
 ///
 /// # Errors
 /// If there is no stream, or reading itself fails. A damaged manifest is in the report.
@@ -142,11 +152,33 @@ pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Resu
     let total_bytes = extents.iter().map(|extent| extent.end_position).sum();
     let mut done_bytes = 0;
     for extent in extents {
-        let verified = SegmentVerifier::new(extent).and_then(|mut verifier| {
-            verifier
-                .run(&mut report, |bytes| progress(Progress { done_bytes: done_bytes + bytes, total_bytes }))
-        });
-        match verified {
+        let found = verify_extent(env, dir, extent, |bytes| {
+            progress(Progress { done_bytes: done_bytes + bytes, total_bytes });
+        })?;
+        report.add(found);
+        done_bytes += extent.end_position;
+        progress(Progress { done_bytes, total_bytes });
+    }
+    if let Some(damage) = layout.damage
+        && !report.damage.iter().any(|known| known.path == damage.path)
+    {
+        report.damage.push(damage);
+    }
+    Ok(report)
+}
+
+/// Verifies one segment; what a writer purged or truncated meanwhile is no damage.
+fn verify_extent(
+    env: &Env,
+    dir: &Path,
+    extent: &Extent,
+    mut progress: impl FnMut(u64),
+) -> Result<VerifyReport> {
+    let mut extent = extent.clone();
+    loop {
+        let mut report = VerifyReport::default();
+        match SegmentVerifier::new(&extent).and_then(|mut verifier| verifier.run(&mut report, &mut progress))
+        {
             Ok(()) => {}
             Err(Error::Corrupt(damage)) => report.damage.push(*damage),
             Err(Error::Gone { path }) => report.damage.push(Corruption {
@@ -157,15 +189,17 @@ pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Resu
             }),
             Err(error) => return Err(error),
         }
-        done_bytes += extent.end_position;
-        progress(Progress { done_bytes, total_bytes });
+        if report.damage.is_empty() {
+            return Ok(report);
+        }
+        let now = Look::at(env, dir)?.layout;
+        let is_same = |newer: &&Extent| newer.segment.segment_id == extent.segment.segment_id;
+        match now.sealed.iter().chain([&now.active]).find(is_same) {
+            None => return Ok(VerifyReport::default()),
+            Some(newer) if newer.end_position < extent.end_position => extent = newer.clone(),
+            Some(_) => return Ok(report),
+        }
     }
-    if let Some(damage) = layout.damage
-        && !report.damage.iter().any(|known| known.path == damage.path)
-    {
-        report.damage.push(damage);
-    }
-    Ok(report)
 }
 
 const RUN_BYTES: usize = 1 << 20;
