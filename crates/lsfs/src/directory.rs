@@ -94,9 +94,22 @@ pub(crate) fn segment_path(dir: &Path, base_index: u64) -> PathBuf {
 
 /// Extension of segment files.
 pub(crate) const SEGMENT_EXTENSION: &str = "seg";
+/// Extension of index files, which lie beside their segments.
+pub(crate) const INDEX_EXTENSION: &str = "idx";
+
+/// The index of the segment in this file.
+#[allow(dead_code, reason = "the clerk and the mapped store are built on it next")]
+pub(crate) fn index_path(segment_path: &Path) -> PathBuf {
+    segment_path.with_extension(INDEX_EXTENSION)
+}
 
 /// The base index in a segment's file name; `None` for any other name.
 pub(crate) fn base_index_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".seg")?;
+    base_index_before(name, SEGMENT_EXTENSION)
+}
+
+/// The base index in a file name of twenty digits and this extension; `None` for any other name.
+pub(crate) fn base_index_before(name: &str, extension: &str) -> Option<u64> {
+    let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
     (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
 }

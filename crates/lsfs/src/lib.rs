@@ -38,6 +38,8 @@ mod directory;
 mod env;
 mod error;
 mod final_data;
+#[allow(dead_code, unused_imports, reason = "the clerk and the mapped store are built on it next")]
+mod index;
 pub mod io;
 mod metrics;
 mod stream;

@@ -11,6 +11,7 @@ mod block;
 mod checksum;
 mod compression;
 mod file_header;
+mod index_entry;
 mod manifest;
 mod mark;
 mod record;
@@ -20,6 +21,7 @@ pub use block::{BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader,
 pub use checksum::Checksum;
 pub use compression::{Compression, DecompressFault};
 pub use file_header::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderFault, FileKind, StreamId};
+pub use index_entry::{INDEX_ENTRY_BYTES, IndexEntry};
 pub use manifest::{Manifest, ManifestFault, SegmentEntry};
 pub use mark::{MARK_BYTES, Mark, MarkFault};
 pub use record::{
