@@ -11,6 +11,7 @@
 
 mod aligned;
 mod lock;
+mod map;
 mod os;
 mod runtime;
 #[cfg(feature = "testing")]
@@ -18,6 +19,7 @@ mod sim;
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -143,6 +145,11 @@ pub trait File: Send + Sync + Debug {
     fn access(&self) -> Access;
     /// The path it was opened by, for messages.
     fn path(&self) -> &Path;
+    /// Maps the first `len` bytes for reading. Longer than the file is an error (`UnexpectedEof`).
+    fn map(&self, len: u64) -> io::Result<Box<dyn FileMap>>;
+    /// Gives the first `len` bytes their space, extending a shorter file with zeros, and maps them for writing. A
+    /// full disk is an error here and not a signal at the first store.
+    fn map_mut(&self, len: u64) -> io::Result<Box<dyn FileMap>>;
 
     /// Whether the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
@@ -184,6 +191,66 @@ pub trait File: Send + Sync + Debug {
         }
         Ok(filled)
     }
+}
+
+/// The first bytes of a file in memory. It stays valid when the file is closed, renamed or removed.
+///
+/// Reading and writing copy: another process, or another mapping, may change the bytes at any time, so whatever is to
+/// be verified is verified on the copy. A copy may mix old and new bytes of a concurrent write.
+///
+/// **A mapped file must not be cut.** Touching a page that lies wholly beyond the file's end is a signal (`SIGBUS`)
+/// that ends the process. A mapping never reaches beyond the length the file had when it was made, and the engine
+/// never cuts a file that readers map; a file cut by a foreign hand remains (docs/durability.md), as does a disk
+/// that cannot read a mapped page, which is the same signal.
+pub trait FileMap: Send + Sync + Debug {
+    /// How many bytes are mapped.
+    fn len(&self) -> u64;
+    /// Fills `target` with the bytes at `position`; `UnexpectedEof` if they are not all mapped.
+    fn read(&self, position: u64, target: &mut [u8]) -> io::Result<()>;
+    /// Stores `bytes` at `position`; `UnexpectedEof` if that is not all mapped, an error also on a read-only map.
+    /// Others that map or read the file see the bytes at once; they are durable after [`FileMap::flush`]. One
+    /// writer at a time: two that store next to each other may undo each other's bytes.
+    fn write(&self, position: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes the bytes of `range` durable, and the file's length as far as they need it (`msync`). After an error
+    /// nothing is known of them: do not retry, reopen.
+    fn flush(&self, range: Range<u64>) -> io::Result<()>;
+    /// Says how it will be read.
+    fn advise(&self, access: MapAdvice);
+
+    /// Whether nothing is mapped.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How a [`FileMap`] will be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapAdvice {
+    /// Front to back: read ahead, forget behind.
+    Sequential,
+    /// Here and there: do not read ahead.
+    Random,
+}
+
+/// The end of `len` bytes at `position`, if it lies within a map of `map_len` bytes.
+fn end_within_map(position: u64, len: usize, map_len: u64) -> io::Result<u64> {
+    position.checked_add(len as u64).filter(|end| *end <= map_len).ok_or_else(|| {
+        let message = format!("{len} bytes at {position} of a map of {map_len} bytes");
+        io::Error::new(io::ErrorKind::UnexpectedEof, message)
+    })
+}
+
+/// A file of `file_len` bytes is too short for a map of `len` bytes.
+fn too_short_to_map(len: u64, file_len: u64) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        format!("a map of {len} bytes of a file of {file_len} bytes"),
+    )
+}
+
+/// A write or flush of a map that was made for reading.
+fn map_is_read_only() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "the map is read-only")
 }
 
 /// What a power failure writes or loses as a whole; see docs/format.md, media assumptions.

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{Advice, AtFlags, FallocateFlags, StatxFlags};
+use rustix::fs::{Advice, AtFlags, FallocateFlags, SeekFrom, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::map::OsMap;
 use super::{
-    Access, DirEntry, Disk, File, LockError, LockGuard, OpenMode, SharedPage, WriteSync, lock, parent_of,
+    Access, DirEntry, Disk, File, FileMap, LockError, LockGuard, OpenMode, SharedPage, WriteSync, lock,
+    parent_of,
 };
 
 /// The file system of the operating system.
@@ -101,11 +103,12 @@ impl Disk for OsDisk {
             Some(file) => (file, Access::Direct),
             None => (options.open(path)?, Access::Buffered),
         };
-        if access == Access::Buffered {
-            if !self.buffered_only && !self.fallback_logged.swap(true, Ordering::Relaxed) {
-                tracing::warn!(path = %path.display(), unit_bytes, "direct I/O refused: using buffered I/O and fdatasync");
-            }
-            // Recovery must read the device: drop what the page cache believes.
+        let fell_back = access == Access::Buffered && !self.buffered_only;
+        if fell_back && !self.fallback_logged.swap(true, Ordering::Relaxed) {
+            tracing::warn!(path = %path.display(), unit_bytes, "direct I/O refused: using buffered I/O and fdatasync");
+        }
+        if access == Access::Buffered || mode == OpenMode::Write {
+            // Recovery must read the device, mapped files too: drop what the page cache believes.
             drop_cached_pages(&file);
         }
         Ok(Arc::new(OsFile { file, path: path.to_path_buf(), access, unit_bytes }))
@@ -249,7 +252,62 @@ impl File for OsFile {
     fn path(&self) -> &Path {
         &self.path
     }
+
+    fn map(&self, len: u64) -> io::Result<Box<dyn FileMap>> {
+        let file_len = self.len()?;
+        if len > file_len {
+            return Err(super::too_short_to_map(len, file_len));
+        }
+        Ok(Box::new(OsMap::new(&self.file, len, false)?))
+    }
+
+    fn map_mut(&self, len: u64) -> io::Result<Box<dyn FileMap>> {
+        if len > 0 {
+            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+                Err(Errno::OPNOTSUPP) => self.fill_holes(len)?,
+                other => other?,
+            }
+        }
+        Ok(Box::new(OsMap::new(&self.file, len, true)?))
+    }
 }
+
+impl OsFile {
+    /// What `fallocate` does, for file systems that lack it: writes zeros where the first `len` bytes have no
+    /// space yet.
+    fn fill_holes(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len {
+            self.set_len(len)?;
+        }
+        let unit = self.unit_bytes as u64;
+        let zeros = super::AlignedBuf::zeroed(ZEROS_BYTES.max(self.unit_bytes));
+        let mut position = 0;
+        while position < len {
+            let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(position))?;
+            if hole >= len {
+                break;
+            }
+            let data = match rustix::fs::seek(&self.file, SeekFrom::Data(hole)) {
+                Ok(data) => data.min(len),
+                Err(Errno::NXIO) => len,
+                Err(error) => return Err(error.into()),
+            };
+            // Holes begin and end at blocks of the file system, except at the end of the file.
+            let end = data.next_multiple_of(unit);
+            let mut at = hole.next_multiple_of(unit);
+            while at < end {
+                let count = zeros.len().min((end - at) as usize);
+                self.write_all_at(&zeros[..count], at, WriteSync::Later)?;
+                at += count as u64;
+            }
+            position = data.max(hole + 1);
+        }
+        Ok(())
+    }
+}
+
+/// How much of a hole is filled at once.
+const ZEROS_BYTES: usize = 64 << 10;
 
 const PAGE_BYTES: usize = 4096;
 const PAGE_WORDS: usize = PAGE_BYTES / 8;
@@ -375,6 +433,24 @@ mod tests {
     #[test]
     fn buffered_round_trip() {
         assert_eq!(round_trip(&OsDisk::buffered()), Access::Buffered);
+    }
+
+    #[test]
+    fn holes_are_filled_where_fallocate_is_missing() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let file = fs::File::options().read(true).write(true).create_new(true).open(dir.path().join("file"));
+        let file =
+            OsFile { file: file.unwrap(), path: PathBuf::new(), access: Access::Buffered, unit_bytes: 4096 };
+        file.file.write_all_at(&[7; 5000], 300_000).unwrap();
+        file.fill_holes(1 << 20).unwrap();
+        let metadata = file.file.metadata().unwrap();
+        assert_eq!(metadata.len(), 1 << 20);
+        assert!(metadata.blocks() * 512 >= 1 << 20, "{} blocks", metadata.blocks());
+        let mut bytes = vec![1; 1 << 20];
+        file.file.read_exact_at(&mut bytes, 0).unwrap();
+        let mut expected = vec![0; 1 << 20];
+        expected[300_000..305_000].fill(7);
+        assert!(bytes == expected);
     }
 
     #[test]

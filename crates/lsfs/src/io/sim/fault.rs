@@ -7,9 +7,11 @@ use std::path::Path;
 pub enum OpKind {
     /// `File::write_at`, durable or not.
     Write,
-    /// `File::sync`.
+    /// `FileMap::write`: a store to memory, which no fault strikes.
+    MapWrite,
+    /// `File::sync` or `FileMap::flush`.
     Sync,
-    /// `File::allocate`.
+    /// `File::allocate` or `File::map_mut`.
     Allocate,
     /// `File::set_len`.
     SetLen,
@@ -113,7 +115,7 @@ impl DiskFault {
 impl FaultKind {
     fn strikes(self, op: OpKind, durable_write: bool) -> bool {
         match self {
-            FaultKind::Eio => !matches!(op, OpKind::Read | OpKind::Damage),
+            FaultKind::Eio => !matches!(op, OpKind::Read | OpKind::Damage | OpKind::MapWrite),
             FaultKind::Enospc => matches!(
                 op,
                 OpKind::Write

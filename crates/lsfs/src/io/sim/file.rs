@@ -2,15 +2,19 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::SimDisk;
-use super::content::Patch;
+use super::content::{PAGE_BYTES, Patch};
 use super::fault::{FaultKind, OpKind};
 use super::medium::{Effect, InodeId};
 use super::state::{Op, State, eio, invalid, no_space};
-use crate::io::{Access, File, OpenMode, SECTOR_BYTES, WriteSync};
+use crate::io::{
+    Access, File, FileMap, MapAdvice, OpenMode, SECTOR_BYTES, WriteSync, end_within_map, map_is_read_only,
+    too_short_to_map,
+};
 
 /// A handle. It insists on the alignment that [`Disk::open`](crate::io::Disk::open) agreed on, so that an
 /// engine that forgets it is caught also where the real device would let it pass.
@@ -123,17 +127,28 @@ impl SimFile {
         Arc::make_mut(&mut file.content).apply(&patch);
         match op.fault {
             Some(FaultKind::SyncError | FaultKind::PartialSyncError) => {
-                self.sync_failed(state, op, Some(patch))
+                sync_failed(state, op, self.inode, Some(patch))
             }
             _ => (Effect::Write { inode: self.inode, patch, durable }, result),
         }
     }
 
-    fn sync_failed<R>(&self, state: &mut State, mut op: Op, write: Option<Patch>) -> (Effect, io::Result<R>) {
-        state.file_mut(self.inode).stale = true;
-        let reached = (op.fault == Some(FaultKind::PartialSyncError)).then(|| op.rng.next());
-        (Effect::SyncFailed { inode: self.inode, write, reached }, Err(eio()))
+    fn new_map(&self, state: &mut State, len: u64, writable: bool) -> Box<dyn FileMap> {
+        state.file_mut(self.inode).handles += 1;
+        let (disk, name) = (self.disk.clone(), Arc::clone(&self.name));
+        Box::new(SimMap { disk, inode: self.inode, name, len, writable })
     }
+}
+
+fn sync_failed<R>(
+    state: &mut State,
+    mut op: Op,
+    inode: InodeId,
+    write: Option<Patch>,
+) -> (Effect, io::Result<R>) {
+    state.file_mut(inode).stale = true;
+    let reached = (op.fault == Some(FaultKind::PartialSyncError)).then(|| op.rng.next());
+    (Effect::SyncFailed { inode, write, reached }, Err(eio()))
 }
 
 impl File for SimFile {
@@ -167,7 +182,7 @@ impl File for SimFile {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.enter()?;
         state.operate(OpKind::Sync, false, &self.name, |state, op| match op.fault {
-            Some(_) => self.sync_failed(state, op, None),
+            Some(_) => sync_failed(state, op, self.inode, None),
             None => (Effect::Sync { inode: self.inode }, Ok(())),
         })
     }
@@ -209,6 +224,108 @@ impl File for SimFile {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn map(&self, len: u64) -> io::Result<Box<dyn FileMap>> {
+        let mut state = self.disk.enter()?;
+        let file_len = state.file(self.inode).content.len();
+        if len > file_len {
+            return Err(too_short_to_map(len, file_len));
+        }
+        Ok(self.new_map(&mut state, len, false))
+    }
+
+    fn map_mut(&self, len: u64) -> io::Result<Box<dyn FileMap>> {
+        self.allocate(len)?;
+        Ok(self.new_map(&mut *self.disk.enter()?, len, true))
+    }
+}
+
+/// A map of a file. Stores are unsynced writes; a touch that would be a signal on a real disk is a panic.
+#[derive(Debug)]
+struct SimMap {
+    disk: SimDisk,
+    inode: InodeId,
+    name: Arc<Path>,
+    len: u64,
+    writable: bool,
+}
+
+impl SimMap {
+    /// Ends the program as the kernel would if the file no longer reaches to `end` in its last page.
+    fn touch(&self, state: &State, end: u64) {
+        let file_len = state.file(self.inode).content.len();
+        let mapped_end = file_len.next_multiple_of(PAGE_BYTES as u64);
+        let name = self.name.display();
+        assert!(end <= mapped_end, "SIGBUS: byte {end} of {name}, which was cut to {file_len} bytes");
+    }
+}
+
+impl FileMap for SimMap {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, position: u64, target: &mut [u8]) -> io::Result<()> {
+        let end = end_within_map(position, target.len(), self.len)?;
+        let state = self.disk.enter()?;
+        self.touch(&state, end);
+        let count = state.file(self.inode).content.read(target, position);
+        target[count..].fill(0);
+        Ok(())
+    }
+
+    fn write(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        if !self.writable {
+            return Err(map_is_read_only());
+        }
+        let end = end_within_map(position, bytes.len(), self.len)?;
+        let mut state = self.disk.enter()?;
+        self.touch(&state, end);
+        let name = self.name.display();
+        assert!(state.has_space(self.inode, position, end), "SIGBUS: no space for byte {position} of {name}");
+        // Bytes beyond the end of a file that was cut within its last page go nowhere.
+        let within = state.file(self.inode).content.len().saturating_sub(position).min(bytes.len() as u64);
+        if within == 0 {
+            return Ok(());
+        }
+        state.operate(OpKind::MapWrite, false, &self.name, |state, _| {
+            let patch = Patch::new(position, &bytes[..within as usize]);
+            Arc::make_mut(&mut state.file_mut(self.inode).content).apply(&patch);
+            (Effect::Write { inode: self.inode, patch, durable: false }, Ok(()))
+        })
+    }
+
+    fn flush(&self, range: Range<u64>) -> io::Result<()> {
+        if !self.writable {
+            return Err(map_is_read_only());
+        }
+        let end = end_within_map(range.start, range.end.saturating_sub(range.start) as usize, self.len)?;
+        let mut state = self.disk.enter()?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        state.operate(OpKind::Sync, false, &self.name, |state, op| {
+            if op.fault.is_some() {
+                return sync_failed(state, op, self.inode, None);
+            }
+            // The pages of the range as they are now; those of an earlier failed sync count as clean.
+            let start = range.start - range.start % PAGE_BYTES as u64;
+            let mut pages = vec![0; (end.next_multiple_of(PAGE_BYTES as u64) - start) as usize];
+            let file = state.file(self.inode);
+            let dirty = state.medium.inodes.get(&self.inode).filter(|_| file.stale).map(|inode| inode.view());
+            let count = dirty.as_ref().unwrap_or(&file.content).read(&mut pages, start);
+            let patch = Patch::new(start, &pages[..count]);
+            (Effect::Write { inode: self.inode, patch, durable: true }, Ok(()))
+        })
+    }
+
+    fn advise(&self, _access: MapAdvice) {}
+}
+
+impl Drop for SimMap {
+    fn drop(&mut self) {
+        self.disk.state().handle_closed(self.inode);
     }
 }
 

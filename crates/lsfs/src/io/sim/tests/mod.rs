@@ -4,6 +4,7 @@ mod disk;
 mod durability;
 mod faults;
 mod images;
+mod maps;
 
 use std::io;
 use std::path::Path;

@@ -1,0 +1,233 @@
+//! A file in memory, by `mmap`.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::mm::{Advice, MapFlags, MsyncFlags, ProtFlags};
+
+use super::{FileMap, MapAdvice, end_within_map, map_is_read_only};
+
+const WORD_BYTES: usize = size_of::<u64>();
+/// Granularity of `msync`; a multiple of it is aligned on machines with smaller pages too.
+const PAGE_BYTES: u64 = 4096;
+
+/// A shared mapping of the first bytes of a file.
+///
+/// The memory is only touched through relaxed atomics on whole words, so that a writer in this process or another
+/// is a source of unexpected bytes and nothing worse. On the machines we know these are plain loads and stores.
+#[derive(Debug)]
+pub(super) struct OsMap {
+    /// `None` if nothing is mapped: the kernel refuses empty mappings.
+    start: Option<NonNull<AtomicU64>>,
+    len: usize,
+    writable: bool,
+}
+
+// SAFETY: the mapping belongs to the value, lives until its drop, and is only touched through atomics.
+unsafe impl Send for OsMap {}
+// SAFETY: as above.
+unsafe impl Sync for OsMap {}
+
+impl OsMap {
+    /// Maps `len` bytes. The caller has made sure that the file is as long, and for a writable map that the file
+    /// system has given them their space: otherwise touching them could be a signal.
+    pub(super) fn new(file: &fs::File, len: u64, writable: bool) -> io::Result<Self> {
+        let len = usize::try_from(len)
+            .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, format!("a map of {len} bytes")))?;
+        if len == 0 {
+            return Ok(OsMap { start: None, len, writable });
+        }
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        // SAFETY: a fresh mapping at an address the kernel picks; nothing else refers to it.
+        let start = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file.as_fd(), 0)?
+        };
+        Ok(OsMap { start: NonNull::new(start.cast()), len, writable })
+    }
+
+    /// The mapped words. The last one may reach beyond `len`, never beyond its page.
+    fn words(&self) -> &[AtomicU64] {
+        match self.start {
+            // SAFETY: the mapping starts at a page, reaches to the end of the page of its last byte, and lives until
+            // drop; `AtomicU64` has no invalid values. Read-only mappings are never stored to, see `write`.
+            Some(start) => unsafe {
+                std::slice::from_raw_parts(start.as_ptr(), self.len.div_ceil(WORD_BYTES))
+            },
+            None => &[],
+        }
+    }
+}
+
+impl FileMap for OsMap {
+    fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    fn read(&self, position: u64, target: &mut [u8]) -> io::Result<()> {
+        end_within_map(position, target.len(), self.len())?;
+        let (first, skipped) = (position as usize / WORD_BYTES, position as usize % WORD_BYTES);
+        let words = &self.words()[first..];
+        let (head, rest) = target.split_at_mut(((WORD_BYTES - skipped) % WORD_BYTES).min(target.len()));
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed).to_le().to_le_bytes();
+        let words = if head.is_empty() {
+            words
+        } else {
+            head.copy_from_slice(&load(&words[0])[skipped..][..head.len()]);
+            &words[1..]
+        };
+        let (whole, tail) = rest.as_chunks_mut::<WORD_BYTES>();
+        for (chunk, word) in whole.iter_mut().zip(words) {
+            *chunk = load(word);
+        }
+        if !tail.is_empty() {
+            tail.copy_from_slice(&load(&words[whole.len()])[..tail.len()]);
+        }
+        Ok(())
+    }
+
+    fn write(&self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        if !self.writable {
+            return Err(map_is_read_only());
+        }
+        end_within_map(position, bytes.len(), self.len())?;
+        let (first, skipped) = (position as usize / WORD_BYTES, position as usize % WORD_BYTES);
+        let words = &self.words()[first..];
+        let (head, rest) = bytes.split_at(((WORD_BYTES - skipped) % WORD_BYTES).min(bytes.len()));
+        let patch = |word: &AtomicU64, from: usize, bytes: &[u8]| {
+            let mut value = word.load(Ordering::Relaxed).to_le().to_le_bytes();
+            value[from..from + bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(value).to_le(), Ordering::Relaxed);
+        };
+        let words = if head.is_empty() {
+            words
+        } else {
+            patch(&words[0], skipped, head);
+            &words[1..]
+        };
+        let (whole, tail) = rest.as_chunks::<WORD_BYTES>();
+        for (chunk, word) in whole.iter().zip(words) {
+            word.store(u64::from_le_bytes(*chunk).to_le(), Ordering::Relaxed);
+        }
+        if !tail.is_empty() {
+            patch(&words[whole.len()], 0, tail);
+        }
+        Ok(())
+    }
+
+    fn flush(&self, range: Range<u64>) -> io::Result<()> {
+        if !self.writable {
+            return Err(map_is_read_only());
+        }
+        end_within_map(range.start, range.end.saturating_sub(range.start) as usize, self.len())?;
+        let Some(start) = self.start.filter(|_| !range.is_empty()) else { return Ok(()) };
+        let from = (range.start - range.start % PAGE_BYTES) as usize;
+        // SAFETY: `from..range.end` lies within the mapping, and `msync` changes no bytes of it.
+        unsafe {
+            let address = start.as_ptr().cast::<u8>().add(from).cast();
+            rustix::mm::msync(address, range.end as usize - from, MsyncFlags::SYNC)?;
+        }
+        Ok(())
+    }
+
+    fn advise(&self, access: MapAdvice) {
+        let Some(start) = self.start else { return };
+        let advice = match access {
+            MapAdvice::Sequential => Advice::Sequential,
+            MapAdvice::Random => Advice::Random,
+        };
+        // SAFETY: the whole mapping; both advices change speed only.
+        if let Err(error) = unsafe { rustix::mm::madvise(start.as_ptr().cast(), self.len, advice) } {
+            tracing::debug!(%error, ?access, "madvise refused");
+        }
+    }
+}
+
+impl Drop for OsMap {
+    fn drop(&mut self) {
+        let Some(start) = self.start else { return };
+        // SAFETY: mapped in `new` with this length; no reference outlives `self`.
+        if let Err(error) = unsafe { rustix::mm::munmap(start.as_ptr().cast(), self.len) } {
+            tracing::debug!(%error, "munmap failed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{Disk, OpenMode, OsDisk};
+
+    #[test]
+    fn ranges_of_any_alignment_are_copied_in_and_out() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("file");
+        let file = OsDisk::new().open(&path, OpenMode::CreateNew, 4096).unwrap();
+        let map = file.map_mut(5003).unwrap();
+        let reader = file.map(5003).unwrap();
+        let mut expected = vec![0; 5003];
+        for (position, len) in [
+            (0, 0),
+            (0, 1),
+            (3, 2),
+            (5, 3),
+            (6, 9),
+            (8, 8),
+            (7, 64),
+            (4090, 20),
+            (4995, 8),
+            (5000, 3),
+            (5003, 0),
+        ] {
+            let bytes: Vec<u8> = (0..len).map(|at| (at + position) as u8 | 1).collect();
+            map.write(position as u64, &bytes).unwrap();
+            expected[position..position + len].copy_from_slice(&bytes);
+            let mut back = vec![9; len];
+            reader.read(position as u64, &mut back).unwrap();
+            assert_eq!(back, bytes, "{len} bytes at {position}");
+            let mut all = vec![9; 5003];
+            reader.read(0, &mut all).unwrap();
+            assert_eq!(all, expected, "{len} bytes at {position}");
+        }
+        map.flush(4091..5003).unwrap();
+        map.flush(7..7).unwrap();
+        map.advise(MapAdvice::Random);
+        reader.advise(MapAdvice::Sequential);
+        drop((map, reader));
+        assert_eq!(std::fs::read(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_not_mapped_is_an_error() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let disk = OsDisk::new();
+        let path = dir.path().join("file");
+        let file = disk.open(&path, OpenMode::CreateNew, 4096).unwrap();
+        assert_eq!(file.map(1).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(file.map(0).unwrap().is_empty());
+        assert!(file.map_mut(0).unwrap().is_empty());
+        let map = file.map_mut(100).unwrap();
+        assert_eq!((map.len(), file.len().unwrap()), (100, 100));
+        let outside =
+            |result: io::Result<()>| assert_eq!(result.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        outside(map.write(99, &[1, 2]));
+        outside(map.read(100, &mut [0]));
+        outside(map.read(u64::MAX, &mut [0]));
+        outside(map.flush(0..101));
+        // A longer map is another map; a shorter one leaves the file as it is.
+        assert_eq!(file.map_mut(50).unwrap().len(), 50);
+        assert_eq!(file.len().unwrap(), 100);
+        let reader = disk.open(&path, OpenMode::Read, 4096).unwrap().map(100).unwrap();
+        assert_eq!(reader.write(0, &[1]).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(reader.flush(0..1).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert!(disk.open(&path, OpenMode::Read, 4096).unwrap().map_mut(100).is_err());
+        disk.remove(&path).unwrap();
+        map.write(0, &[5]).unwrap();
+        let mut byte = [0];
+        reader.read(0, &mut byte).unwrap();
+        assert_eq!(byte, [5]);
+    }
+}
