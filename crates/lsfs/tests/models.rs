@@ -305,7 +305,7 @@ fn the_model_holds_on_the_real_disk() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     for round in 0..15u8 {
-        let dir = tempfile::tempdir_in(".").unwrap();
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let ops = vec(op(), 40..80).new_tree(&mut runner).unwrap().current();
         run_stream(&Env::default, dir.path(), options(2, round, 0), ops);
     }

@@ -51,7 +51,7 @@ fn a_lost_manifest_is_corruption_and_not_a_new_stream() {
 #[test]
 fn callbacks_come_although_a_full_buffer_was_flushed_inline() {
     // Small buffers, so that buffered appends keep flushing inline while others append with callbacks.
-    let dir = tempfile::tempdir_in(".").unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let options = StreamOptions { in_flight_bytes: 16 << 10, ..StreamOptions::default() };
     let stream = RecordStream::open(dir.path(), options).unwrap();
     let (tell, told) = mpsc::channel();
@@ -74,7 +74,7 @@ fn callbacks_come_although_a_full_buffer_was_flushed_inline() {
 
 #[test]
 fn a_panicking_callback_does_not_stop_the_stream() {
-    let dir = tempfile::tempdir_in(".").unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let stream = RecordStream::open(dir.path(), small()).unwrap();
     stream.append_then(0, b"x", |_| panic!("on purpose")).unwrap();
     stream.sync().unwrap();
@@ -137,7 +137,7 @@ fn options_for_small_blocks_open_a_stream_of_large_ones() {
 
 #[test]
 fn a_closed_stream_holds_only_what_it_needs_and_an_empty_one_at_most_a_mebibyte() {
-    let dir = tempfile::tempdir_in(".").unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let used = || -> u64 {
         let entries = std::fs::read_dir(dir.path()).unwrap();
         entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
