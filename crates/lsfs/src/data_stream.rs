@@ -15,6 +15,7 @@ use crate::codec::{Compression, Mark};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::final_data::{FinalDataOptions, StatePair, read_state};
+use crate::mutant::{self, Mutant};
 use crate::stream::{Cursor, Reader, RecordStream, StreamOptions};
 
 /// Bytes are cut into chunks of this size; marks may end a chunk earlier.
@@ -110,7 +111,9 @@ impl DataStream {
     /// As for [`RecordStream::append`]; the mark may then be set or not, as reopening shows.
     pub fn mark(&mut self) -> Result<Mark> {
         self.put_chunk()?;
-        self.records.sync()?;
+        if !mutant::is(Mutant::MarkBeforeData) {
+            self.records.sync()?;
+        }
         let record_count = self.records.next_index();
         let mut mark = Mark {
             number: self.last_mark.map_or(0, |mark| mark.number) + 1,

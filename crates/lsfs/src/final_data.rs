@@ -21,6 +21,7 @@ use crate::directory::{self, WriterLock};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::io::{AlignedBuf, File, OpenMode, WriteSync};
+use crate::mutant::{self, Mutant};
 
 /// Settings of [`FinalData`].
 #[derive(Clone, Debug)]
@@ -206,7 +207,7 @@ impl StatePair {
             Some(header) => header.stream_id,
             None => directory::new_stream_id(&env),
         };
-        if found.state.is_some() {
+        if found.state.is_some() && !mutant::is(Mutant::NoStateSyncAtOpen) {
             // What was read may still be in the device's cache only; from now on others may rely on it.
             let path = &paths[found.holder];
             let file = env.disk.open(path, OpenMode::Write, options.block_bytes);
@@ -266,7 +267,8 @@ impl StatePair {
     /// Writes the state to the start of the other file, together with a new file header.
     fn switch(&mut self, version: u64, bytes: &[u8], space: u64) -> Result<()> {
         let block_bytes = self.options.block_bytes;
-        let other = if self.state.is_none() { 0 } else { 1 - self.holder };
+        let stays = self.state.is_none() || mutant::is(Mutant::StateOverwritten);
+        let other = if stays { self.holder } else { 1 - self.holder };
         let planned =
             (u64::from(self.options.limit_blocks) * block_bytes as u64).max(block_bytes as u64 + space);
         let file = self.prepare(other, planned)?;
@@ -421,7 +423,7 @@ impl Found {
         let holder = usize::from(version(&scanned[1]) > version(&scanned[0]));
         let best = version(&scanned[holder]);
         let watermark = scanned.iter().map(|file| file.watermark).max().unwrap_or(0);
-        if watermark > best + 1 {
+        if watermark > best + 1 && !mutant::is(Mutant::OlderStateAccepted) {
             // Versions below the watermark were durable; the one before it is not to be found.
             let at = usize::from(scanned[1].watermark > scanned[0].watermark);
             let (position, reason) = match (&scanned[at].fault, &scanned[at].header_fault) {

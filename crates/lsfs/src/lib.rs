@@ -42,6 +42,7 @@ mod final_data;
 mod index;
 pub mod io;
 mod metrics;
+mod mutant;
 mod stream;
 
 pub use data_stream::{DataReader, DataStream, DataStreamOptions};
@@ -49,6 +50,8 @@ pub use env::Env;
 pub use error::{Corruption, Error, Result};
 pub use final_data::{FinalData, FinalDataOptions, State};
 pub use metrics::Latencies;
+#[cfg(feature = "testing")]
+pub use mutant::Mutant;
 pub use stream::{
     Cursor, Pending, Progress, Reader, Record, RecordRef, RecordStream, ReverseCursor, SegmentInfo,
     SpacePolicy, StreamInfo, StreamOptions, StreamStats, VerifyReport, inspect, verify,

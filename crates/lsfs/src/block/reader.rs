@@ -7,6 +7,7 @@ use crate::codec::{
     BLOCK_HEADER_BYTES, BlockFault, BlockHeader, BlockTailer, Checksum, Compression, RECORD_TAILER_BYTES,
     RecordFault, RecordHeader, RecordTailer, SLICE_HEADER_BYTES, SliceFault, SliceView,
 };
+use crate::mutant::{self, Mutant};
 
 /// Where and why blocks do not hold what they should.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,7 +250,7 @@ impl Records {
             offset: 0,
             reason: fault.into(),
         })?;
-        if header.epoch < self.epoch {
+        if header.epoch < self.epoch && !mutant::is(Mutant::EpochsMayFall) {
             return Err(self.chain_fault(format!(
                 "block of epoch {} behind one of epoch {}: a leftover of an abandoned tail",
                 header.epoch, self.epoch

@@ -40,6 +40,7 @@ use crate::error::{Error, Result};
 use crate::final_data::{FinalDataOptions, StatePair};
 use crate::io::{Access, OpenMode};
 use crate::metrics::Latencies;
+use crate::mutant::{self, Mutant};
 use cursor::Source;
 use recorder::{Payload, Recorder, Recovered};
 use recovery::Layout;
@@ -485,10 +486,12 @@ fn recover(
     .fitted_to_blocks();
     // What was read may still be in the device's cache only; from now on others may rely on it.
     let open = active.segment.open()?;
-    open.file.sync().map_err(|error| Error::io("sync", active.segment.path(), error))?;
+    if !mutant::is(Mutant::NoSegmentSyncAtOpen) {
+        open.file.sync().map_err(|error| Error::io("sync", active.segment.path(), error))?;
+    }
     // The decision where the stream ends is durable before anything changes; a new epoch shuts out what lies behind.
     let was_closed = manifest.closed;
-    manifest.epoch += 1;
+    manifest.epoch += u32::from(!mutant::is(Mutant::NoEpochAtOpen));
     manifest.closed = false;
     manifest.segments.pop();
     manifest.segments.push(active.entry());

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::final_data::StatePair;
 use crate::io::{Access, AlignedBuf, Background, EventWord, SharedPage, Step, WriteSync};
 use crate::metrics::{Counter, Histogram};
+use crate::mutant::{self, Mutant};
 use crate::stream::live::{self, Published};
 use crate::stream::options::StreamOptions;
 use crate::stream::record_cache::RecordCache;
@@ -712,7 +713,9 @@ impl Recorder {
             tail.sealed.push(sealed.clone());
             tail.begin_segment(&self.options, Arc::clone(&segment), capacity);
             drop(tail);
-            manifest.save(self)?;
+            if !mutant::is(Mutant::NoManifestAtRotation) {
+                manifest.save(self)?;
+            }
             self.publish(&self.tail());
             tracing::debug!(
                 dir = %self.dir.display(),
@@ -838,10 +841,13 @@ impl Recorder {
         tail.sealed_bytes = kept.iter().map(|extent| extent.end_position).sum();
         tail.sealed = kept;
         tail.next_index = next_index;
-        tail.epoch += 1;
+        tail.epoch += u32::from(!mutant::is(Mutant::NoEpochAtTruncation));
         tail.begin_segment(&self.options, Arc::clone(&extent.segment), capacity);
         tail.resume_at(&self.options, end_position);
         drop(tail);
+        if mutant::is(Mutant::CleanBeforeManifest) {
+            recovery::clean_end(&extent.segment, end_position)?;
+        }
         manifest.save(self)?;
         recovery::clean_end(&extent.segment, end_position)?;
         self.publish(&self.tail());
@@ -866,6 +872,9 @@ impl Recorder {
             let dropped: Vec<Extent> = tail.sealed.drain(..count).collect();
             tail.sealed_bytes -= dropped.iter().map(|extent| extent.end_position).sum::<u64>();
             drop(tail);
+            if mutant::is(Mutant::PurgeBeforeManifest) {
+                self.drop_segments(dropped.clone());
+            }
             manifest.save(self)?;
             self.publish(&self.tail());
             self.drop_segments(dropped);
@@ -1030,6 +1039,9 @@ impl Tail {
     fn seal(&mut self) -> crate::block::Batch {
         let wanted = self.writer.pending_bytes();
         let spare = self.cache.take_spare(wanted.max(MEMORY_WASTE_BYTES) * 4);
+        if mutant::is(Mutant::WatermarkTooHigh) {
+            return self.writer.seal(self.next_index, self.writer.end_position(), spare);
+        }
         self.writer.seal(self.durable_index, self.durable_position, spare)
     }
 

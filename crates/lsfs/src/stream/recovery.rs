@@ -9,6 +9,7 @@ use crate::directory;
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
 use crate::io::{ANY_UNIT_BYTES, AlignedBuf, OpenMode, WriteSync};
+use crate::mutant::{self, Mutant};
 use crate::stream::segment::{Extent, Segment, read_file_header};
 
 /// The segments of a stream, and where they end.
@@ -201,13 +202,14 @@ pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> R
     let seen = live_tail.map_or(durable, |header| durable.max(Watermark::of(&header)));
     let ahead_blocks = open.header.in_flight_bytes / segment.block_bytes as u32 + 1;
     let ahead_end = last.saturating_add(1 + ahead_blocks).min(file_blocks);
+    let ahead_end = if mutant::is(Mutant::NoLookAhead) { last + 1 } else { ahead_end };
     let proven = search.highest_watermark(last + 1, ahead_end)?.map_or(seen, |ahead| seen.max(ahead));
 
     // 4. Verify from the watermark that block carries to the first thing that does not follow.
     let walked = search.walk(known, seen, last)?;
 
     // 5. Below a watermark that is corruption; above it a torn write.
-    if walked.fault_position < proven.position {
+    if walked.fault_position < proven.position && !mutant::is(Mutant::DamageTruncated) {
         let records = Some(walked.next_index..proven.index.max(walked.next_index + 1));
         let damage = Corruption {
             path: segment.path().to_path_buf(),

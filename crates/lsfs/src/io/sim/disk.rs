@@ -18,6 +18,7 @@ use super::rng::SplitMix;
 use super::state::{Live, State, invalid, is_root, parent};
 use super::trace::{Recording, Trace};
 use crate::io::{DirEntry, Disk, File, LockError, LockGuard, OpenMode, SECTOR_BYTES, SharedPage};
+use crate::mutant::{self, Mutant};
 
 const DEFAULT_CAPACITY: u64 = 1 << 40;
 
@@ -45,17 +46,19 @@ impl SimDisk {
         SimDisk::from_medium(Medium::default(), bytes, seed)
     }
 
-    /// A machine that has just booted and found `medium`, in which nothing is pending.
+    /// A machine on which no program runs yet, with `medium`: just booted, or all of them killed.
     pub(super) fn from_medium(medium: Medium, capacity: u64, seed: u64) -> Self {
         let live = |inode: &Inode| Live {
-            content: Arc::clone(&inode.durable),
+            content: inode.view(),
             page: inode.page.clone(),
             linked: true,
             ..Live::default()
         };
+        let names = medium.names_in_view();
+        let files = names.values().map(|id| (*id, live(&medium.inodes[id]))).collect();
         let state = State {
-            names: Arc::clone(&medium.names),
-            files: medium.inodes.iter().map(|(id, inode)| (*id, live(inode))).collect(),
+            names,
+            files,
             next_inode: medium.inodes.last_key_value().map_or(0, |(id, _)| id + 1),
             medium,
             locks: BTreeMap::new(),
@@ -366,6 +369,9 @@ impl Disk for SimDisk {
         let dir = clean(dir);
         let mut state = self.enter()?;
         state.need_dir(&dir)?;
+        if mutant::is(Mutant::NoDirectorySync) {
+            return Ok(());
+        }
         state
             .operate(OpKind::SyncDir, false, &dir, |_, _| (Effect::SyncDir { dir: Arc::clone(&dir) }, Ok(())))
     }

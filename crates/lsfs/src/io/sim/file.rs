@@ -15,6 +15,7 @@ use crate::io::{
     Access, File, FileMap, MapAdvice, OpenMode, SECTOR_BYTES, WriteSync, end_within_map, map_is_read_only,
     too_short_to_map,
 };
+use crate::mutant::{self, Mutant};
 
 /// A handle. It insists on the alignment that [`Disk::open`](crate::io::Disk::open) agreed on, so that an
 /// engine that forgets it is caught also where the real device would let it pass.
@@ -140,6 +141,30 @@ impl SimFile {
     }
 }
 
+fn sync_file(state: &mut State, inode: InodeId, name: &Arc<Path>) -> io::Result<()> {
+    state.operate(OpKind::Sync, false, name, |state, op| match op.fault {
+        Some(_) => sync_failed(state, op, inode, None),
+        None => (Effect::Sync { inode }, Ok(())),
+    })
+}
+
+/// What an engine with these mutants makes of a failed write or sync; the others pass it on.
+fn seen_by_mutants<R>(
+    state: &mut State,
+    inode: InodeId,
+    name: &Arc<Path>,
+    error: io::Error,
+    success: R,
+) -> io::Result<R> {
+    if mutant::is(Mutant::SwallowedError) {
+        return Ok(success);
+    }
+    if mutant::is(Mutant::RetryAfterFailedSync) && error.raw_os_error() == Some(libc::EIO) {
+        return sync_file(state, inode, name).map(|()| success);
+    }
+    Err(error)
+}
+
 fn sync_failed<R>(
     state: &mut State,
     mut op: Op,
@@ -168,10 +193,12 @@ impl File for SimFile {
         if buf.is_empty() {
             return Ok(0);
         }
-        let durable = sync == WriteSync::Durable;
-        let written = state.operate(OpKind::Write, durable, &self.name, |state, op| {
-            self.write(state, op, buf, position, durable)
-        })?;
+        let durable = sync == WriteSync::Durable && !mutant::is(Mutant::AcknowledgeBeforeSync);
+        let written = state
+            .operate(OpKind::Write, durable, &self.name, |state, op| {
+                self.write(state, op, buf, position, durable)
+            })
+            .or_else(|error| seen_by_mutants(&mut state, self.inode, &self.name, error, buf.len()))?;
         if written < buf.len() {
             let whole = written & !(SECTOR_BYTES - 1);
             self.short_ends().push(position + whole as u64);
@@ -181,10 +208,8 @@ impl File for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.enter()?;
-        state.operate(OpKind::Sync, false, &self.name, |state, op| match op.fault {
-            Some(_) => sync_failed(state, op, self.inode, None),
-            None => (Effect::Sync { inode: self.inode }, Ok(())),
-        })
+        sync_file(&mut state, self.inode, &self.name)
+            .or_else(|error| seen_by_mutants(&mut state, self.inode, &self.name, error, ()))
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -305,7 +330,7 @@ impl FileMap for SimMap {
         if range.is_empty() {
             return Ok(());
         }
-        state.operate(OpKind::Sync, false, &self.name, |state, op| {
+        let flushed = state.operate(OpKind::Sync, false, &self.name, |state, op| {
             if op.fault.is_some() {
                 return sync_failed(state, op, self.inode, None);
             }
@@ -317,7 +342,8 @@ impl FileMap for SimMap {
             let count = dirty.as_ref().unwrap_or(&file.content).read(&mut pages, start);
             let patch = Patch::new(start, &pages[..count]);
             (Effect::Write { inode: self.inode, patch, durable: true }, Ok(()))
-        })
+        });
+        flushed.or_else(|error| seen_by_mutants(&mut state, self.inode, &self.name, error, ()))
     }
 
     fn advise(&self, _access: MapAdvice) {}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::content::{Content, Damage, Patch};
+use super::content::{Content, Damage, Patch, sector_start};
 use super::crash::{CrashStyle, Fate};
 use super::page::PageWords;
 use super::rng::SplitMix;
@@ -131,6 +131,37 @@ impl Medium {
             Effect::Allocate { inode, len } => Some((*inode, Pending::Allocate(*len))),
             Effect::SetLen { inode, len, cut } => Some((*inode, Pending::SetLen { len: *len, cut: *cut })),
             _ => None,
+        }
+    }
+
+    /// The names that programs see: durable and pending ones.
+    pub(super) fn names_in_view(&self) -> Arc<Names> {
+        let mut names = Arc::clone(&self.names);
+        for (_, op) in &self.pending_names {
+            op.apply(Arc::make_mut(&mut names));
+        }
+        names
+    }
+
+    /// Lets operation `number` begin and its process end before it does.
+    pub(super) fn break_off(&mut self, number: u64, effect: Option<&Effect>, seed: u64) {
+        let mut rng = SplitMix::from_parts(&[seed, number, 3]);
+        for inode in self.inodes.values_mut() {
+            // The next writer has a page of its own; nobody believes this one until then.
+            inode.page = inode.page.take().map(|page| Arc::new(page.after_crash(number, &mut rng)));
+        }
+        let Some(effect) = effect.filter(|_| rng.below(3) > 0) else { return };
+        match effect {
+            Effect::Write { inode, patch, .. } => {
+                let mut patch = patch.clone();
+                if rng.coin() {
+                    patch.cut(patch.position + sector_start(rng.below(u64::from(patch.sectors()) + 1)));
+                }
+                self.apply(number, &Effect::Write { inode: *inode, patch, durable: false });
+            }
+            // A sync that nobody waited for says nothing.
+            Effect::Sync { .. } | Effect::SyncDir { .. } | Effect::SyncFailed { .. } => {}
+            other => self.apply(number, other),
         }
     }
 

@@ -139,6 +139,17 @@ impl CrashImages {
         let medium = self.medium.after_crash(recording.first + self.point as u64, effect, style, seed);
         SimDisk::from_medium(medium, recording.capacity, seed)
     }
+
+    /// The machine on which every process was killed here, and power did not fail: what was unsynced is seen by all,
+    /// and still unsynced. The write under way got as far as the seed says; it is unsynced also if it was a durable
+    /// one, for nobody waited for its end.
+    pub fn killed(&self, seed: u64) -> SimDisk {
+        let recording = &self.trace.inner;
+        let number = recording.first + self.point as u64;
+        let mut medium = self.medium.clone();
+        medium.break_off(number, recording.events.get(self.point).map(|event| &event.effect), seed);
+        SimDisk::from_medium(medium, recording.capacity, seed)
+    }
 }
 
 impl fmt::Display for Event {

@@ -368,3 +368,37 @@ fn image_speed() {
         writeln!(io::stderr(), "{style:?}: {each:.2} us").unwrap();
     }
 }
+
+#[test]
+fn a_kill_leaves_what_programs_saw_and_makes_nothing_durable() {
+    let disk = disk();
+    let file = create(&disk, "a");
+    write(&*file, 0, 1, WriteSync::Durable).unwrap();
+    disk.start_trace();
+    write(&*file, 1, 2, WriteSync::Later).unwrap();
+    file.write_at(&buf(2 * UNIT, 3), 2 * PAGE, WriteSync::Durable).unwrap();
+    create(&disk, "b");
+    let trace = disk.stop_trace();
+    let mut images = trace.images();
+    images.seek(1);
+    let mut reached = BTreeSet::new();
+    for seed in 0..200 {
+        let killed = images.killed(seed);
+        let seen = pages(&killed, "a");
+        assert_eq!(seen[..2], [1, 2], "seed {seed}");
+        let sectors = killed.contents(&path("a")).unwrap().len() / 512;
+        reached.insert(sectors);
+        // Nobody waited for the end of the durable write: only a sync makes it durable.
+        assert_eq!(pages(&killed.power_fail(CrashStyle::NothingUnsynced, 0), "a"), [1]);
+        open(&killed, "a").sync().unwrap();
+        let synced = killed.power_fail(CrashStyle::NothingUnsynced, 0);
+        assert_eq!(pages(&synced, "a"), seen);
+    }
+    assert!(reached.len() > 10 && reached.contains(&16) && reached.contains(&32), "{reached:?}");
+    images.seek(3);
+    let killed = images.killed(0);
+    assert_eq!(names(&killed), ["a", "b"]);
+    assert_eq!(names(&killed.power_fail(CrashStyle::NothingUnsynced, 0)), ["a"]);
+    killed.sync_dir(Path::new(DIR)).unwrap();
+    assert_eq!(names(&killed.power_fail(CrashStyle::NothingUnsynced, 0)), ["a", "b"]);
+}

@@ -4,11 +4,10 @@
 //! striking once and striking for good. After the failure the machine goes on (the process is killed, the disk is good
 //! again) and the stream is reopened.
 
-mod support;
-
 use lsfs::io::{DiskFault, FaultKind, OpKind, SimDisk};
 use lsfs::{Error, RecordStream, StreamOptions};
-use support::{budget, sim_env};
+
+use crate::support::{budget, sim_env};
 
 const DIR: &str = "/stream";
 
@@ -39,80 +38,98 @@ struct Told {
 }
 
 /// Appends, rotates, purges and reopens until the first error, then checks that the stream stays stopped.
-fn workload(disk: &SimDisk, seed: u64) -> Told {
+///
+/// # Errors
+/// A finding. What the stream answered as an error is in what was told.
+fn workload(disk: &SimDisk, seed: u64) -> Result<Told, String> {
     let mut told = Told::default();
-    if let Err(error) = try_workload(disk, seed, &mut told) {
-        told.failure = Some(error);
+    for round in 0..3 {
+        match RecordStream::open_in(sim_env(disk, seed + round), DIR, options()) {
+            Ok(stream) => appends(&stream, round, &mut told)?,
+            Err(error) => told.failure = Some(error),
+        }
+        if told.failure.is_some() {
+            break;
+        }
     }
-    told
+    Ok(told)
 }
 
-fn try_workload(disk: &SimDisk, seed: u64, told: &mut Told) -> Result<(), Error> {
-    for round in 0..3 {
-        let stream = RecordStream::open_in(sim_env(disk, seed + round), DIR, options())?;
-        for n in 0..12u64 {
-            let index = told.submitted;
-            told.submitted += 1;
-            let appended = if n % 3 == 0 {
-                stream.append_batch(&[(0, payload(index))]).map(|_| index)
-            } else {
-                stream.append(0, &payload(index))
-            };
-            match appended {
-                Ok(at) => {
-                    assert_eq!(at, index);
-                    told.acknowledged = index + 1;
-                }
-                Err(error) => {
-                    assert_stopped(&stream, told.acknowledged);
-                    return Err(error);
-                }
-            }
+fn appends(stream: &RecordStream, round: u64, told: &mut Told) -> Result<(), String> {
+    let fail = |told: &mut Told, error| {
+        told.failure = Some(error);
+        check_stopped(stream, told.acknowledged)
+    };
+    for n in 0..12u64 {
+        let index = told.submitted;
+        told.submitted += 1;
+        let appended = if n % 3 == 0 {
+            stream.append_batch(&[(0, payload(index))]).map(|range| range.start)
+        } else {
+            stream.append(0, &payload(index))
+        };
+        match appended {
+            Ok(at) if at == index => told.acknowledged = index + 1,
+            Ok(at) => return Err(format!("record {index} was given index {at}")),
+            Err(error) => return fail(told, error),
         }
-        if round == 1 {
-            told.purge_asked = told.acknowledged - 5;
-            if let Err(error) = stream.purge_before(told.purge_asked) {
-                assert_stopped(&stream, told.acknowledged);
-                return Err(error);
-            }
-            told.purged = told.purge_asked;
-        }
-        stream.close()?;
     }
+    if round == 1 {
+        told.purge_asked = told.acknowledged.saturating_sub(5);
+        if let Err(error) = stream.purge_before(told.purge_asked) {
+            return fail(told, error);
+        }
+        told.purged = told.purge_asked;
+    }
+    told.failure = stream.close().err();
     Ok(())
 }
 
-/// After a failure nothing is acknowledged any more, and what was acknowledged is still read.
-fn assert_stopped(stream: &RecordStream, acknowledged: u64) {
-    assert!(matches!(stream.append(0, b"more"), Err(Error::Poisoned { .. })));
-    assert!(matches!(stream.sync(), Ok(()) | Err(Error::Poisoned { .. } | Error::Indeterminate { .. })));
-    assert!(matches!(stream.truncate_after(0), Err(Error::Poisoned { .. })));
-    assert!(stream.durable_index() >= acknowledged);
-    assert_eq!(stream.next_index(), stream.durable_index(), "nothing unacknowledged is shown");
+/// After a failure nothing is acknowledged any more, and nothing unacknowledged is shown.
+fn check_stopped(stream: &RecordStream, acknowledged: u64) -> Result<(), String> {
+    let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("stopped, but {what}")) };
+    ensure(matches!(stream.append(0, b"more"), Err(Error::Poisoned { .. })), "append answers")?;
+    let synced = matches!(stream.sync(), Ok(()) | Err(Error::Poisoned { .. } | Error::Indeterminate { .. }));
+    ensure(synced, "sync fails otherwise")?;
+    ensure(matches!(stream.truncate_after(0), Err(Error::Poisoned { .. })), "truncate_after answers")?;
+    ensure(stream.durable_index() >= acknowledged, "acknowledged records are not shown")?;
+    ensure(stream.next_index() == stream.durable_index(), "unacknowledged records are shown")
 }
 
-fn check(disk: &SimDisk, told: &Told, context: &str) {
+/// Opens what the failure left, on a disk that is good again.
+fn check(disk: &SimDisk, told: &Told) -> Result<(), String> {
     disk.clear_faults();
     let disk = disk.restart();
     let stream = RecordStream::open_in(sim_env(&disk, 99), DIR, options())
-        .unwrap_or_else(|error| panic!("{context}: reopen: {error}\n{told:?}"));
+        .map_err(|error| format!("reopen: {error}"))?;
     let (first, next) = (stream.first_index(), stream.next_index());
-    assert!(first == told.purged || first == told.purge_asked, "{context}: first {first}, {told:?}");
-    assert!((told.acknowledged..=told.submitted).contains(&next), "{context}: next {next}, {told:?}");
-    for index in first..next {
-        let record = stream.read(index).unwrap_or_else(|error| panic!("{context}: {error}"));
-        assert_eq!(record.payload, payload(index), "{context}: record {index}");
+    if first != told.purged && first != told.purge_asked {
+        return Err(format!("first index {first}"));
     }
-    assert_eq!(stream.append(0, b"goes on").unwrap(), next, "{context}");
+    if !(told.acknowledged..=told.submitted).contains(&next) {
+        return Err(format!("next index {next}"));
+    }
+    for index in first..next {
+        let record = stream.read(index).map_err(|error| format!("read: {error}"))?;
+        if record.payload != payload(index) {
+            return Err(format!("record {index} has other bytes"));
+        }
+    }
+    let appended = stream.append(0, b"goes on").map_err(|error| format!("append: {error}"))?;
+    if appended == next { Ok(()) } else { Err(format!("the next record got index {appended}")) }
 }
 
-#[test]
-fn every_fault_at_every_operation_is_reported_and_loses_nothing() {
+/// Strikes every operation of the workload with every kind of fault; answers how many struck.
+///
+/// # Errors
+/// The first finding.
+pub(crate) fn strike_everywhere(seed: u64) -> Result<u64, String> {
     let disk = SimDisk::new(1);
-    let told = workload(&disk, 5);
-    assert!(told.failure.is_none(), "without faults: {:?}", told.failure);
+    let told = workload(&disk, 5)?;
+    if let Some(error) = &told.failure {
+        return Err(format!("without faults: {error}"));
+    }
     let operations = disk.op_count();
-    assert!(operations > 60, "{operations} operations");
     let kinds = [
         FaultKind::Eio,
         FaultKind::Enospc,
@@ -121,26 +138,33 @@ fn every_fault_at_every_operation_is_reported_and_loses_nothing() {
         FaultKind::PartialSyncError,
     ];
     let mut fired = 0;
-    for seed in 0..budget("LSFS_FAULT_SEEDS", 3) {
-        for kind in kinds {
-            for at in 0..operations {
-                for forever in [false, true] {
-                    let disk = SimDisk::new(seed * 1000 + at);
-                    let fault = DiskFault::at_op(at, kind);
-                    disk.inject(if forever { fault.forever() } else { fault });
-                    let told = workload(&disk, 5);
-                    let context = format!("seed {seed}, {kind:?} at operation {at}, forever {forever}");
-                    if disk.faults_fired() == 0 {
-                        continue;
-                    }
-                    fired += 1;
-                    if kind == FaultKind::ShortWrite && !forever {
-                        assert!(told.failure.is_none(), "{context}: a short write is continued: {told:?}");
-                    }
-                    check(&disk, &told, &context);
-                }
+    for kind in kinds {
+        for (at, forever) in (0..operations).flat_map(|at| [(at, false), (at, true)]) {
+            let disk = SimDisk::new(seed * 1000 + at);
+            let fault = DiskFault::at_op(at, kind);
+            disk.inject(if forever { fault.forever() } else { fault });
+            let context = |problem: String, told: &Told| {
+                format!("seed {seed}, {kind:?} at operation {at}, forever {forever}: {problem}\n{told:?}")
+            };
+            let told = workload(&disk, 5).map_err(|problem| context(problem, &Told::default()))?;
+            if disk.faults_fired() == 0 {
+                continue;
             }
+            fired += 1;
+            if kind == FaultKind::ShortWrite && !forever && told.failure.is_some() {
+                return Err(context("a short write was not continued".to_string(), &told));
+            }
+            check(&disk, &told).map_err(|problem| context(problem, &told))?;
         }
+    }
+    Ok(fired)
+}
+
+#[test]
+fn every_fault_at_every_operation_is_reported_and_loses_nothing() {
+    let mut fired = 0;
+    for seed in 0..budget("LSFS_FAULT_SEEDS", 3) {
+        fired += strike_everywhere(seed).unwrap_or_else(|finding| panic!("{finding}"));
     }
     eprintln!("{fired} faults");
     assert!(fired > 500);
@@ -164,7 +188,7 @@ fn a_failed_data_write_is_indeterminate_and_then_poisoned() {
             }
             other => panic!("{kind:?}: {other:?}"),
         }
-        assert_stopped(&stream, 1);
+        check_stopped(&stream, 1).unwrap();
         assert_eq!(stream.read(0).unwrap().payload, b"good");
     }
 }
