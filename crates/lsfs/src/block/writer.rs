@@ -142,6 +142,20 @@ impl BlockWriter {
         self.buf.len()
     }
 
+    /// The size of a buffer that suits batches of this many bytes.
+    pub(crate) fn buffer_bytes_for(&self, batch_bytes: usize) -> usize {
+        batch_bytes.next_power_of_two().clamp(
+            BUFFER_BYTES_MIN.max(self.identity.block_bytes).min(self.buf_bytes_max),
+            self.buf_bytes_max,
+        )
+    }
+
+    /// Gives up the buffer with all that is in it, for the next writer.
+    pub(crate) fn take_buffer(&mut self) -> AlignedBuf {
+        self.blocks.clear();
+        std::mem::replace(&mut self.buf, AlignedBuf::zeroed(0))
+    }
+
     /// Position behind the last slice.
     pub(crate) fn end_position(&self) -> u64 {
         let block_bytes = self.identity.block_bytes as u64;
@@ -275,13 +289,7 @@ impl BlockWriter {
             block[usize::from(facts.used_bytes)..].fill(0);
             header.encode(block, facts.last_slice_start, self.identity.checksum);
         }
-        let fresh = spare.unwrap_or_else(|| {
-            AlignedBuf::zeroed(
-                self.pending_bytes()
-                    .next_power_of_two()
-                    .clamp(BUFFER_BYTES_MIN.min(self.buf_bytes_max), self.buf_bytes_max),
-            )
-        });
+        let fresh = spare.unwrap_or_else(|| AlignedBuf::zeroed(self.buffer_bytes_for(self.pending_bytes())));
         let last = *self.blocks.last().expect("only a non-empty writer is sealed");
         let batch = Batch {
             buf: std::mem::replace(&mut self.buf, fresh),

@@ -16,9 +16,14 @@ pub(crate) struct RecordCache {
     batches: VecDeque<Cached>,
     memory_bytes: usize,
     limit_bytes: usize,
-    /// A buffer that fell out of the cache, for the next batch.
-    spare: Option<AlignedBuf>,
+    /// Buffers that fell out of the cache, for batches to come.
+    spares: Vec<AlignedBuf>,
 }
+
+/// Most buffers kept for batches to come: one eviction may free two.
+const SPARES_MAX: usize = 2;
+/// A buffer may be this many times as large as what is wanted before it is given back.
+const SPARE_WASTE_FACTOR: usize = 4;
 
 #[derive(Debug)]
 struct Cached {
@@ -28,7 +33,7 @@ struct Cached {
 
 impl RecordCache {
     pub(crate) fn new(limit_bytes: usize) -> Self {
-        RecordCache { batches: VecDeque::new(), memory_bytes: 0, limit_bytes, spare: None }
+        RecordCache { batches: VecDeque::new(), memory_bytes: 0, limit_bytes, spares: Vec::new() }
     }
 
     /// Adds the batch formed last.
@@ -50,17 +55,26 @@ impl RecordCache {
     fn remove(&mut self, at: usize) {
         let Some(removed) = self.batches.remove(at) else { return };
         self.memory_bytes -= removed.batch.memory_bytes();
-        // Fresh memory costs a page fault for every 4 KiB: the larger of two buffers is worth keeping.
+        // Fresh memory costs a page fault for every 4 KiB.
         if let Some(batch) = Arc::into_inner(removed.batch)
-            && self.spare.as_ref().is_none_or(|spare| spare.len() <= batch.memory_bytes())
+            && self.spares.len() < SPARES_MAX
         {
-            self.spare = Some(batch.into_buffer());
+            self.spares.push(batch.into_buffer());
         }
     }
 
-    /// A buffer to form the next batch in, of at most `limit_bytes`.
-    pub(crate) fn take_spare(&mut self, limit_bytes: usize) -> Option<AlignedBuf> {
-        self.spare.take().filter(|spare| spare.len() <= limit_bytes)
+    /// A buffer to form the next batch in, of `wanted_bytes` or a little more; what is much larger is given back.
+    pub(crate) fn take_spare(&mut self, wanted_bytes: usize) -> Option<AlignedBuf> {
+        self.spares.retain(|spare| spare.len() <= wanted_bytes * SPARE_WASTE_FACTOR);
+        let fitting = self.spares.iter().position(|spare| spare.len() >= wanted_bytes);
+        match fitting {
+            Some(at) => Some(self.spares.swap_remove(at)),
+            None => {
+                // None will do: keeping them would only keep better ones out.
+                self.spares.clear();
+                None
+            }
+        }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -70,7 +84,7 @@ impl RecordCache {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.memory_bytes + self.spare.as_ref().map_or(0, |spare| spare.len())
+        self.memory_bytes + self.spares.iter().map(|spare| spare.len()).sum::<usize>()
     }
 
     /// The block in which a record of the segment begins, if it is here.

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -51,6 +51,8 @@ pub(crate) struct Recorder {
     /// Every batch up to this one is durable.
     done: AtomicU64,
     failed: AtomicBool,
+    /// How many waiters are in the batch being filled, or [`ENOUGH`]; for whoever gathers, who holds no lock.
+    arrived: AtomicU32,
     /// Blocking appenders sleep on the word of their batch's parity, so one wake reaches just that batch.
     words: [EventWord; 2],
     manifest: Mutex<ManifestFile>,
@@ -107,6 +109,8 @@ struct Tail {
     wakers: [Vec<Waker>; 2],
     cache: RecordCache,
     average_write_bytes: u64,
+    /// What the larger batches of late took.
+    expected_batch_bytes: usize,
     failure: Option<Failure>,
     closed: bool,
 }
@@ -187,6 +191,7 @@ impl Recorder {
             wakers: [Vec::new(), Vec::new()],
             cache: RecordCache::new(options.cache_bytes),
             average_write_bytes: 0,
+            expected_batch_bytes: 0,
             failure: None,
             closed: false,
         };
@@ -199,6 +204,7 @@ impl Recorder {
             room: Condvar::new(),
             done: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            arrived: AtomicU32::new(0),
             words: Default::default(),
             manifest: Mutex::new(ManifestFile { pair, value: manifest }),
             space,
@@ -322,7 +328,7 @@ impl Recorder {
     pub(crate) fn append(&self, type_code: u64, payload: &Payload<'_>) -> Result<u64> {
         let started = self.env.runtime.now();
         let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
-        tail.filling_waiters += 1;
+        self.count_waiter(&mut tail);
         self.count_append(payload);
         self.commit(tail, batch)?;
         self.metrics.append_latency.record(self.env.runtime.now().saturating_sub(started));
@@ -342,7 +348,7 @@ impl Recorder {
 
     pub(crate) fn append_pending(&self, type_code: u64, payload: &Payload<'_>) -> Result<(u64, Sequence)> {
         let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
-        tail.filling_waiters += 1;
+        self.count_waiter(&mut tail);
         self.count_append(payload);
         self.kick_committer(tail);
         Ok((index, batch))
@@ -356,7 +362,7 @@ impl Recorder {
     ) -> Result<u64> {
         let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
         self.count_append(payload);
-        tail.filling_waiters += 1;
+        self.count_waiter(&mut tail);
         tail.callbacks[parity(batch)].push((index, callback));
         self.kick_committer(tail);
         Ok(index)
@@ -367,6 +373,13 @@ impl Recorder {
         let tail = self.tail();
         let batch = if tail.writer.is_empty() { tail.filling - 1 } else { tail.filling };
         self.commit(tail, batch)
+    }
+
+    /// Counts somebody who waits for the batch being filled.
+    fn count_waiter(&self, tail: &mut Tail) {
+        tail.filling_waiters += 1;
+        let enough = tail.is_gathered();
+        self.arrived.store(if enough { ENOUGH } else { tail.filling_waiters }, Ordering::Release);
     }
 
     fn count_append(&self, payload: &Payload<'_>) {
@@ -381,7 +394,7 @@ impl Recorder {
                 return outcome;
             }
             if !tail.flushing && !tail.exclusive && tail.filling == batch {
-                tail = self.flush(self.gather(tail));
+                tail = self.flush(self.gather(tail, GATHER_PAUSE));
                 if !tail.writer.is_empty() && !tail.flushing {
                     self.kick_committer(tail);
                     tail = self.tail();
@@ -478,12 +491,18 @@ impl Recorder {
         }
     }
 
-    /// The background committer: carries on as long as there is something to write.
+    /// The background committer: carries on as long as there is something to write, or likely to be at once.
     fn commit_step(&self) {
         let mut tail = self.tail();
         tail.committer_kicked = false;
-        while !tail.flushing && !tail.exclusive && !tail.writer.is_empty() && tail.failure.is_none() {
-            tail = self.flush(self.gather(tail));
+        while !tail.flushing && !tail.exclusive && tail.failure.is_none() {
+            let first_pause = if tail.writer.is_empty() { FIRST_ARRIVAL_PAUSE } else { GATHER_PAUSE };
+            tail = self.gather(tail, first_pause);
+            if tail.writer.is_empty() {
+                self.announce_room(&tail);
+                return;
+            }
+            tail = self.flush(tail);
         }
     }
 
@@ -491,29 +510,33 @@ impl Recorder {
     ///
     /// After a batch that many waited for, they append again within microseconds; to leave with the first of them would
     /// make every other batch a batch of one. The wait ends when as many are back as were in the last batch, or when
-    /// nobody came for a moment; a lone caller never waits.
-    fn gather<'a>(&'a self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
-        let target = tail.last_waiters;
-        let is_full =
-            |tail: &Tail| tail.filling_waiters >= target || tail.writer.pending_bytes() >= GATHER_BYTES_MAX;
-        if target < 2 || is_full(&tail) {
+    /// nobody came for a moment (for the first, `first_pause`); a lone caller never waits. It takes no lock while it
+    /// looks, for those it waits for need it.
+    fn gather<'a>(&'a self, mut tail: TailGuard<'a>, first_pause: Duration) -> TailGuard<'a> {
+        if tail.last_waiters < 2 || tail.is_gathered() {
             return tail;
         }
         // Others sleep or return meanwhile, as while a batch is in flight.
         tail.flushing = true;
         let mut seen = tail.filling_waiters;
+        self.arrived.store(seen, Ordering::Release);
+        drop(tail);
+        let mut pause = first_pause;
         let mut last_arrival = self.env.runtime.now();
-        while !is_full(&tail) {
-            drop(tail);
-            self.env.runtime.yield_now();
-            let now = self.env.runtime.now();
-            tail = self.tail();
-            if tail.filling_waiters > seen {
-                (seen, last_arrival) = (tail.filling_waiters, now);
-            } else if now.saturating_sub(last_arrival) > GATHER_PAUSE {
+        loop {
+            let arrived = self.arrived.load(Ordering::Acquire);
+            if arrived == ENOUGH {
                 break;
             }
+            let now = self.env.runtime.now();
+            if arrived != seen {
+                (seen, last_arrival, pause) = (arrived, now, GATHER_PAUSE);
+            } else if now.saturating_sub(last_arrival) > pause {
+                break;
+            }
+            self.env.runtime.yield_now();
         }
+        let mut tail = self.tail();
         tail.flushing = false;
         tail
     }
@@ -1037,12 +1060,20 @@ impl ManifestFile {
 
 impl Tail {
     fn seal(&mut self) -> crate::block::Batch {
-        let wanted = self.writer.pending_bytes();
-        let spare = self.cache.take_spare(wanted.max(MEMORY_WASTE_BYTES) * 4);
+        let spare = self.next_buffer();
         if mutant::is(Mutant::WatermarkTooHigh) {
             return self.writer.seal(self.next_index, self.writer.end_position(), spare);
         }
         self.writer.seal(self.durable_index, self.durable_position, spare)
+    }
+
+    /// A buffer for the next batch, as large as the larger ones of late: growing means copying, and fresh memory means
+    /// page faults.
+    fn next_buffer(&mut self) -> Option<AlignedBuf> {
+        let forgotten = self.expected_batch_bytes / 16;
+        self.expected_batch_bytes = self.writer.pending_bytes().max(self.expected_batch_bytes - forgotten);
+        let wanted = self.writer.buffer_bytes_for(self.expected_batch_bytes);
+        Some(self.cache.take_spare(wanted).unwrap_or_else(|| AlignedBuf::zeroed(wanted)))
     }
 
     /// Whether a record of this size does not go into the active segment any more.
@@ -1081,9 +1112,8 @@ impl Tail {
         let in_flight_bytes =
             self.active.open().map_or(options.in_flight_bytes, |open| open.header.in_flight_bytes as usize);
         let identity = identity(options, self.active.segment_id, self.epoch);
-        let average = usize::try_from(self.average_write_bytes).unwrap_or(0);
-        let spare = self.cache.take_spare(average.max(MEMORY_WASTE_BYTES) * 4);
-        self.writer = BlockWriter::new(identity, first_block, in_flight_bytes, spare);
+        let buffer = self.writer.take_buffer();
+        self.writer = BlockWriter::new(identity, first_block, in_flight_bytes, Some(buffer));
         self.durable_index = self.next_index;
         self.durable_position = end_position;
     }
@@ -1092,6 +1122,11 @@ impl Tail {
     fn space_facts(&self) -> (u64, u64, u64) {
         let used = self.writer.end_position();
         (self.sealed_bytes + used, self.capacity_bytes.saturating_sub(used), self.average_write_bytes)
+    }
+
+    /// Whether the batch being filled need not wait for more.
+    fn is_gathered(&self) -> bool {
+        self.filling_waiters >= self.last_waiters || self.writer.pending_bytes() >= GATHER_BYTES_MAX
     }
 
     /// Whether the active segment is used up far enough that a spare will soon be needed.
@@ -1103,10 +1138,12 @@ impl Tail {
 
 /// How long a batch waits for the next of those who are expected; about a sixth of a sync.
 const GATHER_PAUSE: Duration = Duration::from_micros(20);
+/// How long the committer waits for the first of them: they have to be woken before they can come.
+const FIRST_ARRIVAL_PAUSE: Duration = Duration::from_micros(80);
+/// What stands for the number of arrivals once there is nothing more to wait for.
+const ENOUGH: u32 = u32::MAX;
 /// A batch this long is not worth waiting for more: writing it takes longer than the sync behind it saves.
 const GATHER_BYTES_MAX: usize = 64 << 10;
-/// A buffer may be this much larger than what it holds before it is given back.
-const MEMORY_WASTE_BYTES: usize = 16 << 10;
 
 /// Runs foreign code on the thread that flushes: its panic must not leave the stream flushing for ever.
 fn contain_panic(call: impl FnOnce()) {
