@@ -210,12 +210,14 @@ pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> R
 
     // 5. Below a watermark that is corruption; above it a torn write.
     if walked.fault_position < proven.position && !mutant::is(Mutant::DamageTruncated) {
-        let records = Some(walked.next_index..proven.index.max(walked.next_index + 1));
+        // The walk began at a watermark; from the known end on, the first damage is found, and what lies before it.
+        let first = search.walk(known, durable, last)?;
+        let damaged = if first.fault_position < walked.fault_position { &first } else { &walked };
         let damage = Corruption {
             path: segment.path().to_path_buf(),
-            position: walked.fault_position,
-            records,
-            reason: walked.reason,
+            position: damaged.fault_position,
+            records: Some(first.next_index..proven.index.max(first.next_index + 1)),
+            reason: damaged.reason.clone(),
         };
         return Ok(FoundEnd {
             end_position: proven.position,

@@ -9,4 +9,5 @@ mod crash_data_stream;
 mod crash_final_data;
 mod crash_stream;
 mod faults;
+mod golden;
 mod mutants;
