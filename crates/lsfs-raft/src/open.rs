@@ -1,0 +1,114 @@
+//! Opening a log: the files, and what a crash left undone.
+//!
+//! The steps are numbered in docs/durability.md, "Raft logs".
+
+use std::path::Path;
+use std::sync::Arc;
+
+use lsfs::{Env, FinalData, FinalDataOptions, RecordStream, StreamOptions};
+
+use crate::error::{Error, Result};
+use crate::options::LogOptions;
+use crate::replaced::ReplacedEntries;
+use crate::shared::Shared;
+use crate::state::State;
+use crate::writer::{self, Writer};
+
+/// Opens or creates the log in `dir`.
+pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<(Arc<Shared>, Writer)> {
+    options.check()?;
+    // 1. The state; its lock is the log's.
+    let state_dir = dir.join("state");
+    let state_options = FinalDataOptions {
+        block_bytes: options.stream.block_bytes,
+        checksum: options.stream.checksum,
+        ..FinalDataOptions::default()
+    };
+    let state_file = FinalData::open_in(env.clone(), &state_dir, state_options)?;
+    let stored = state_file.get().map(|stored| State::decode(&stored.bytes)).transpose();
+    let stored = stored.map_err(|fault| Error::State { path: state_dir, fault })?;
+    // 2. The entries.
+    let stream_options = StreamOptions { first_index: options.first_index, ..options.stream.clone() };
+    let entries = RecordStream::open_in(env.clone(), dir.join("entries"), stream_options)?;
+    // 3. A log without a state is new.
+    let mut state = match stored {
+        Some(state) => state,
+        None => begin(dir, options, &entries, &state_file)?,
+    };
+    if state.origin != options.first_index {
+        let (path, stored, asked) = (dir.to_path_buf(), state.origin, options.first_index);
+        return Err(Error::FirstIndex { path, stored, asked });
+    }
+    // 4. The entries that took the place of others.
+    let replaced = open_replaced(env, dir, options, &mut state, &state_file)?;
+    let doubted = state.doubted;
+    let shared = Shared::new(env.clone(), dir.to_path_buf(), options.clone(), entries, state, replaced);
+    let shared = Arc::new(shared);
+    if let Some((low, high)) = doubted {
+        shared.note_loss(low..high + 1);
+    }
+    let mut writer = Writer::new(Arc::clone(&shared), state_file);
+    // 5. A purge that the state decided and the entries have not seen.
+    let (purged, restarted) = {
+        let view = shared.view();
+        (view.state.purged, view.state.restarted)
+    };
+    if let Some(purged) = purged.filter(|purged| shared.entries.first_index() <= purged.index) {
+        // Entries that were not durable yet may be missing at the end.
+        let begin = purged.index + 1;
+        writer::carry_out_purge(&shared, begin, restarted || shared.entries.next_index() < begin)?;
+    }
+    let bounds = shared.bounds();
+    // 6. What the state says of entries that did not become durable, or were cut off.
+    writer.forget_from(bounds.next)?;
+    shared.view_mut().replaced.cut_before(bounds.first);
+    // 7. What was committed and applied when the last entry was stored.
+    if !bounds.is_empty() {
+        match shared.read_with(bounds.next - 1, |raw| raw.progress()) {
+            Ok((commit_next, applied_next)) => shared.advance(commit_next, applied_next),
+            Err(error) if error.is_corruption() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // 8. Snapshots that nothing names.
+    writer::clear_unnamed_slots(&shared);
+    Ok((shared, writer))
+}
+
+fn begin(dir: &Path, options: &LogOptions, entries: &RecordStream, state_file: &FinalData) -> Result<State> {
+    if entries.next_index() > entries.first_index() {
+        return Err(Error::StateMissing { path: dir.to_path_buf() });
+    }
+    if entries.next_index() != options.first_index {
+        // Its creation was cut short, with other options.
+        entries.reset_to(options.first_index)?;
+    }
+    let state = State::new(options.first_index);
+    state_file.set(&state.encode())?;
+    Ok(state)
+}
+
+/// The replaced entries. If their stream is damaged, none of those it had can be told from the ones they replaced: they
+/// are in doubt from now on, and a new stream takes what comes.
+fn open_replaced(
+    env: &Env,
+    dir: &Path,
+    options: &LogOptions,
+    state: &mut State,
+    state_file: &FinalData,
+) -> Result<ReplacedEntries> {
+    let at = |number: u32| dir.join(format!("replaced-{number}"));
+    match ReplacedEntries::open(env, at(state.replaced_dir), options, state.replaced.is_some()) {
+        Err(error) if error.is_corruption() => {
+            tracing::error!(dir = %dir.display(), %error, reach = ?state.replaced, "replaced entries are in doubt");
+            state.doubted = match (state.doubted, state.replaced.take()) {
+                (Some((low, high)), Some((from, to))) => Some((low.min(from), high.max(to))),
+                (one, other) => one.or(other),
+            };
+            state.replaced_dir += 1;
+            state_file.set(&state.encode())?;
+            ReplacedEntries::open(env, at(state.replaced_dir), options, false)
+        }
+        other => other,
+    }
+}

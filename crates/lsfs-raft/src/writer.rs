@@ -1,0 +1,427 @@
+//! The write path: what the owner of the turn does.
+//!
+//! **Invariants.** Each change but an append is durable before the turn is given back, and with it everything that was
+//! appended before. The state is durable before what it decides is done to the entries; opening does again what a crash
+//! left undone. The terms of entries are in the state before the entries are in the log.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lsfs::{FinalData, Pending};
+
+use crate::entry::{EntryHeader, EntryId, NewEntry};
+use crate::error::{Error, Result};
+use crate::replaced::ReplacedEntries;
+use crate::shared::Shared;
+use crate::snapshot;
+use crate::state::{State, StoredSnapshot};
+
+/// What only the owner of the turn touches.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    /// `None` when the log is stopped.
+    state_file: Option<FinalData>,
+    /// The first failure: nothing is written any more.
+    failure: Option<Error>,
+    /// Term and leader of the last run of entries.
+    run: Option<(u64, u64)>,
+    /// Where an entry is formed.
+    scratch: Vec<u8>,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, state_file: FinalData) -> Writer {
+        let run = shared.view().state.terms.last();
+        Writer { shared, state_file: Some(state_file), failure: None, run, scratch: Vec::new() }
+    }
+
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        match (&self.failure, &self.state_file) {
+            (Some(failure), _) => Err(failure.clone()),
+            (None, None) => Err(Error::Stopped { path: self.shared.dir.clone() }),
+            (None, Some(_)) => Ok(()),
+        }
+    }
+
+    /// Notes a failure after which the disk may hold the change or not.
+    fn failed<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && self.failure.is_none()
+        {
+            tracing::error!(dir = %self.shared.dir.display(), %error, "Raft log stopped by a failed write");
+            self.failure = Some(error.clone());
+        }
+        result
+    }
+
+    // ---- the state ----
+
+    /// Changes the state; durable on return, with everything that was appended before.
+    pub(crate) fn change_state(&mut self, change: impl FnOnce(&mut State)) -> Result<()> {
+        let mut state = self.shared.view().state.clone();
+        change(&mut state);
+        self.save(state)
+    }
+
+    fn save(&mut self, mut state: State) -> Result<()> {
+        self.check_usable()?;
+        state.commit_next = state.commit_next.max(self.shared.commit_next.load(Ordering::Acquire));
+        state.applied_next = state.applied_next.max(self.shared.applied_next.load(Ordering::Acquire));
+        let saved = self.write_state(&state);
+        self.failed(saved)?;
+        self.shared.advance(state.commit_next, state.applied_next);
+        self.run = state.terms.last();
+        self.shared.view_mut().state = state;
+        Ok(())
+    }
+
+    fn write_state(&self, state: &State) -> Result<()> {
+        let Some(file) = &self.state_file else {
+            return Err(Error::Stopped { path: self.shared.dir.clone() });
+        };
+        // Nothing that comes later may be durable before what came earlier.
+        self.shared.entries.sync()?;
+        file.set(&state.encode())?;
+        Ok(())
+    }
+
+    /// See [`RaftLog::set_term`](crate::RaftLog::set_term).
+    pub(crate) fn set_term(&mut self, term: u64) -> Result<()> {
+        let current = self.shared.view().state.term;
+        if term < current {
+            return Err(Error::TermBehind { given: term, current });
+        }
+        if term == current {
+            return Ok(());
+        }
+        self.change_state(|state| (state.term, state.vote) = (term, None))
+    }
+
+    /// See [`RaftLog::vote_for`](crate::RaftLog::vote_for).
+    pub(crate) fn vote_for(&mut self, candidate: u64) -> Result<()> {
+        let (term, vote) = {
+            let view = self.shared.view();
+            (view.state.term, view.state.vote)
+        };
+        match vote {
+            Some((voted_for, _)) if voted_for == candidate => Ok(()),
+            Some((voted_for, _)) => Err(Error::AlreadyVoted { term, voted_for, candidate }),
+            None => self.change_state(|state| state.vote = Some((candidate, false))),
+        }
+    }
+
+    // ---- entries ----
+
+    /// Where the next entry goes.
+    fn next_index(&self) -> u64 {
+        self.shared.entries.next_index()
+    }
+
+    /// Makes the state name the terms of entries that are about to be appended.
+    fn begin_runs<'a>(&mut self, entries: impl Iterator<Item = &'a NewEntry<'a>>) -> Result<()> {
+        let mut run = self.run;
+        let mut begun = Vec::new();
+        for (offset, entry) in entries.enumerate() {
+            if run != Some((entry.term, entry.leader)) {
+                run = Some((entry.term, entry.leader));
+                begun.push(EntryId {
+                    index: self.next_index() + offset as u64,
+                    term: entry.term,
+                    leader: entry.leader,
+                });
+            }
+        }
+        if begun.is_empty() {
+            return Ok(());
+        }
+        self.change_state(|state| begun.into_iter().for_each(|id| state.terms.begin(id)))
+    }
+
+    /// Forms the record of an entry in `scratch`.
+    fn form(&mut self, index: u64, entry: &NewEntry<'_>) {
+        let shared = &self.shared;
+        let commit_next = shared.commit_next.load(Ordering::Acquire).min(index);
+        let applied_next = shared.applied_next.load(Ordering::Acquire).min(commit_next);
+        let header = EntryHeader {
+            term: entry.term,
+            leader: entry.leader,
+            serial: entry.serial,
+            commit_lag: index - commit_next,
+            applied_lag: commit_next - applied_next,
+            stored_ms: shared.env.runtime.wall_clock_ms(),
+        };
+        shared.rate.count(header.stored_ms, 1);
+        self.scratch.clear();
+        header.encode(&mut self.scratch);
+        self.scratch.extend_from_slice(entry.command);
+    }
+
+    /// Puts entries into the engine's buffer; the next sync makes them durable. Answers their indexes.
+    pub(crate) fn append_buffered(&mut self, entries: &[NewEntry<'_>]) -> Result<Range<u64>> {
+        self.check_usable()?;
+        self.begin_runs(entries.iter())?;
+        let first = self.next_index();
+        for (entry, index) in entries.iter().zip(first..) {
+            self.form(index, entry);
+            let appended = self.shared.entries.append_buffered(entry.kind.type_code(), &self.scratch);
+            self.failed(appended.map_err(Error::from))?;
+        }
+        Ok(first..first + entries.len() as u64)
+    }
+
+    /// Puts entries into the engine's buffer and answers a future of their durability; `None` without entries.
+    pub(crate) fn append_pending(&mut self, entries: &[NewEntry<'_>]) -> Result<Option<Pending>> {
+        let Some((last, before)) = self.split_last(entries)? else { return Ok(None) };
+        self.append_buffered(before)?;
+        self.form(self.next_index(), last);
+        let pending = self.shared.entries.append_async(last.kind.type_code(), &self.scratch);
+        self.failed(pending.map_err(Error::from)).map(Some)
+    }
+
+    /// Puts entries into the engine's buffer and has `callback` called when all of them are durable, or failed.
+    pub(crate) fn append_then(
+        &mut self,
+        entries: &[NewEntry<'_>],
+        callback: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        let Some((last, before)) = self.split_last(entries)? else {
+            callback(self.shared.entries.sync().map_err(Error::from));
+            return Ok(());
+        };
+        self.append_buffered(before)?;
+        self.form(self.next_index(), last);
+        let callback =
+            move |outcome: lsfs::Result<u64>| callback(outcome.map(|_index| ()).map_err(Error::from));
+        let appended = self.shared.entries.append_then(last.kind.type_code(), &self.scratch, callback);
+        self.failed(appended.map_err(Error::from)).map(|_index| ())
+    }
+
+    /// The last entry and those before it, after the terms of all of them are durable.
+    fn split_last<'a, 'b>(
+        &mut self,
+        entries: &'a [NewEntry<'b>],
+    ) -> Result<Option<(&'a NewEntry<'b>, &'a [NewEntry<'b>])>> {
+        self.check_usable()?;
+        self.begin_runs(entries.iter())?;
+        Ok(entries.split_last())
+    }
+
+    /// Before entries that must begin at an index: an empty log that nothing was purged from begins there.
+    pub(crate) fn expect_next(&mut self, index: u64) -> Result<()> {
+        self.check_usable()?;
+        let bounds = self.shared.bounds();
+        if index == bounds.next {
+            return Ok(());
+        }
+        let is_untouched = bounds.is_empty() && self.shared.view().state.purged.is_none();
+        if !is_untouched || index < bounds.next {
+            return Err(Error::NotNext { index, next: bounds.next });
+        }
+        let reset = self.shared.entries.reset_to(index).map_err(Error::from);
+        self.failed(reset)
+    }
+
+    /// Puts an entry in the place of another one; durable on return.
+    pub(crate) fn replace(&mut self, index: u64, entry: &NewEntry<'_>) -> Result<()> {
+        self.check_usable()?;
+        self.shared.bounds().check(index)?;
+        let stream = self.shared.view_mut().replaced.stream();
+        let stream = self.failed(stream)?;
+        let reach = self.shared.view().state.replaced;
+        let (low, high) = reach.map_or((index, index), |(low, high)| (low.min(index), high.max(index)));
+        if reach != Some((low, high)) {
+            // If the stream of replaced entries is lost, this says which entries must not be believed.
+            self.change_state(|state| state.replaced = Some((low, high)))?;
+        } else {
+            // An entry is durable before the one that supersedes it.
+            let synced = self.shared.entries.sync().map_err(Error::from);
+            self.failed(synced)?;
+        }
+        self.form(index, entry);
+        let id = EntryId { index, term: entry.term, leader: entry.leader };
+        let written = ReplacedEntries::write(&stream, id, entry.kind.type_code(), &self.scratch);
+        let record = self.failed(written)?;
+        self.shared.view_mut().replaced.set(record, id);
+        Ok(())
+    }
+
+    /// Deletes the entries from an index on; durable on return.
+    pub(crate) fn delete_from(&mut self, index: u64) -> Result<()> {
+        self.check_usable()?;
+        let bounds = self.shared.bounds();
+        if index >= bounds.next {
+            return Ok(());
+        }
+        if index < bounds.first {
+            return Err(Error::BelowFirst { index, first: bounds.first });
+        }
+        if let Some(commit) = self.shared.commit_index().filter(|&commit| index <= commit) {
+            return Err(Error::Committed { index, commit });
+        }
+        let cut = match index == bounds.first {
+            true => self.shared.entries.reset_to(index),
+            false => self.shared.entries.truncate_after(index - 1),
+        };
+        self.failed(cut.map_err(Error::from))?;
+        self.forget_from(index)
+    }
+
+    /// After the entries ended at an index: what speaks of later ones goes too, before others take their place.
+    pub(crate) fn forget_from(&mut self, index: u64) -> Result<()> {
+        let (state_reaches, replaced) = {
+            let view = self.shared.view();
+            let replaced = view.replaced.reach(index).then(|| view.replaced.opened()).flatten();
+            let doubted = view.state.doubted.is_some_and(|(_, high)| high >= index);
+            (doubted || view.state.terms.reach(index), replaced)
+        };
+        if let Some(stream) = replaced {
+            let cut = ReplacedEntries::write_cut(&stream, index);
+            self.failed(cut)?;
+            self.shared.view_mut().replaced.cut_from(index);
+        }
+        if state_reaches {
+            self.change_state(|state| {
+                state.terms.cut_from(index);
+                state.doubted = state
+                    .doubted
+                    .filter(|&(low, _)| low < index)
+                    .map(|(low, high)| (low, high.min(index - 1)));
+            })?;
+        }
+        self.shared.forget_losses(index..u64::MAX);
+        Ok(())
+    }
+
+    /// Drops the entries up to `last`, which need not be in the log; durable on return.
+    pub(crate) fn purge(&mut self, last: EntryId) -> Result<()> {
+        self.check_usable()?;
+        if last.index < self.shared.bounds().first {
+            return Ok(());
+        }
+        self.drop_front(last, |_state| {})
+    }
+
+    fn drop_front(&mut self, last: EntryId, change: impl FnOnce(&mut State)) -> Result<()> {
+        let begin = last.index + 1;
+        // Entries behind `last` go on only if they follow it.
+        let restarted = self.shared.bounds().next < begin
+            || self.shared.id_of(last.index).is_none_or(|known| known.term != last.term);
+        self.change_state(|state| {
+            change(state);
+            (state.purged, state.restarted) = (Some(last), restarted);
+            match restarted {
+                true => state.terms.clear(),
+                false => state.terms.cut_before(begin),
+            }
+            state.commit_next = state.commit_next.max(begin);
+            state.applied_next = state.applied_next.max(begin);
+            for reach in [&mut state.replaced, &mut state.doubted] {
+                *reach = reach
+                    .map(|(low, high)| (low.max(begin), high))
+                    .filter(|(low, high)| low <= high && !restarted);
+            }
+        })?;
+        let dropped = carry_out_purge(&self.shared, begin, restarted);
+        self.failed(dropped)?;
+        if restarted {
+            self.forget_from(begin)?;
+        }
+        let unneeded = self.shared.view_mut().replaced.cut_before(begin);
+        if let Some((stream, first)) = unneeded {
+            let purged = stream.purge_before(first).map_err(Error::from);
+            self.failed(purged)?;
+        }
+        self.shared.forget_losses(0..begin);
+        Ok(())
+    }
+
+    // ---- snapshots ----
+
+    /// Names the snapshot that arrives from now on; answers the one that did before.
+    pub(crate) fn name_incoming(&mut self, snapshot: StoredSnapshot) -> Result<Option<StoredSnapshot>> {
+        let former = self.shared.view().state.incoming.clone();
+        self.change_state(|state| state.incoming = Some(snapshot))?;
+        Ok(former)
+    }
+
+    /// Makes a snapshot whose bytes are durable the log's; answers the one before.
+    pub(crate) fn name_snapshot(
+        &mut self,
+        snapshot: StoredSnapshot,
+        drops_entries: bool,
+    ) -> Result<Option<StoredSnapshot>> {
+        self.check_usable()?;
+        let last = snapshot.meta.last;
+        let (former, incoming) = {
+            let view = self.shared.view();
+            (view.state.snapshot.clone(), view.state.incoming.clone())
+        };
+        if let Some(former) = &former
+            && former.meta.last.index > last.index
+        {
+            return Err(Error::SnapshotBehind { index: last.index, current: former.meta.last.index });
+        }
+        // A later transfer may stand on entries that this snapshot would drop: it goes on, this one is given up.
+        let arrived = incoming.as_ref().is_some_and(|incoming| incoming.slot == snapshot.slot);
+        let change = move |state: &mut State| {
+            if arrived {
+                state.incoming = None;
+            }
+            // A state machine has applied what its snapshot contains.
+            state.commit_next = state.commit_next.max(last.index + 1);
+            state.applied_next = state.applied_next.max(last.index + 1);
+            state.snapshot = Some(snapshot);
+        };
+        match drops_entries && last.index >= self.shared.bounds().first {
+            true => self.drop_front(last, change)?,
+            false => self.change_state(change)?,
+        }
+        Ok(former)
+    }
+
+    // ---- the end ----
+
+    /// Leaves witnesses and lets the locks go. What comes first failed is answered; the rest is closed all the same.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let Some(file) = self.state_file.take() else { return Ok(()) };
+        let shared = Arc::clone(&self.shared);
+        let is_saved = {
+            let view = shared.view();
+            view.state.commit_next == shared.commit_next.load(Ordering::Acquire)
+                && view.state.applied_next == shared.applied_next.load(Ordering::Acquire)
+        };
+        let usable = self.failure.is_none();
+        self.state_file = Some(file);
+        let saved = if usable && !is_saved { self.change_state(|_state| {}) } else { Ok(()) };
+        let file = self.state_file.take().expect("just put there");
+        let entries = shared.entries.close().map_err(Error::from);
+        let replaced = shared.view().replaced.opened().map_or(Ok(()), |stream| stream.close());
+        let closed = file.close().map_err(Error::from);
+        saved.and(entries).and(replaced.map_err(Error::from)).and(closed)
+    }
+}
+
+/// Makes the entries begin at an index, as the durable state says.
+pub(crate) fn carry_out_purge(shared: &Shared, begin: u64, restarted: bool) -> Result<()> {
+    match restarted {
+        true => shared.entries.reset_to(begin)?,
+        false => shared.entries.purge_before(begin)?,
+    }
+    Ok(())
+}
+
+/// Removes what lies in the slots that the state does not name.
+pub(crate) fn clear_unnamed_slots(shared: &Shared) {
+    let named: Vec<u32> = {
+        let view = shared.view();
+        [&view.state.snapshot, &view.state.incoming].into_iter().flatten().map(|named| named.slot).collect()
+    };
+    // Slots are taken lowest first: there are hardly more than were ever in use at once.
+    (0..SLOTS_LOOKED_AT)
+        .filter(|slot| !named.contains(slot))
+        .for_each(|slot| snapshot::clear_unused(shared, slot));
+}
+
+const SLOTS_LOOKED_AT: u32 = 4;
