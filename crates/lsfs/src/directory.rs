@@ -12,6 +12,8 @@ use crate::io::{ANY_UNIT_BYTES, AlignedBuf, LockError, LockGuard, OpenMode, pare
 pub(crate) const LOCK_NAME: &str = "lock";
 /// Name of the page on which a writer publishes what is durable.
 pub(crate) const LIVE_NAME: &str = "live";
+/// Name of the lock that a clerk holds.
+pub(crate) const CLERK_LOCK_NAME: &str = "clerk";
 /// Largest file read whole: final data of the largest state, twice, and some.
 const WHOLE_FILE_BYTES_MAX: u64 = 1 << 30;
 
@@ -51,7 +53,7 @@ pub(crate) fn refuse_foreign(env: &Env, dir: &Path, expected: &'static str) -> R
 
 /// Whether a file name is one that every writer leaves.
 pub(crate) fn is_control(name: &str) -> bool {
-    name == LOCK_NAME || name == LIVE_NAME
+    name == LOCK_NAME || name == LIVE_NAME || name == CLERK_LOCK_NAME
 }
 
 /// Makes the name of `path` durable.
@@ -97,8 +99,32 @@ pub(crate) const SEGMENT_EXTENSION: &str = "seg";
 /// Extension of index files, which lie beside their segments.
 pub(crate) const INDEX_EXTENSION: &str = "idx";
 
+/// Extension of statistics files, which lie beside their segments.
+pub(crate) const STATISTICS_EXTENSION: &str = "stats";
+
+/// The statistics of the segment in this file.
+pub(crate) fn statistics_path(segment_path: &Path) -> PathBuf {
+    segment_path.with_extension(STATISTICS_EXTENSION)
+}
+
+/// The base index in the name of an index or of statistics; `None` for any other name.
+pub(crate) fn companion_base_of(name: &str) -> Option<u64> {
+    [INDEX_EXTENSION, STATISTICS_EXTENSION].iter().find_map(|extension| base_index_before(name, extension))
+}
+
+/// Removes index and statistics of a segment that is gone; they would only take space.
+pub(crate) fn remove_companions(env: &Env, segment_path: &Path) {
+    for path in [index_path(segment_path), statistics_path(segment_path)] {
+        match env.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "could not remove a file of a dropped segment");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The index of the segment in this file.
-#[allow(dead_code, reason = "the clerk and the mapped store are built on it next")]
 pub(crate) fn index_path(segment_path: &Path) -> PathBuf {
     segment_path.with_extension(INDEX_EXTENSION)
 }

@@ -44,6 +44,18 @@ pub enum Error {
         /// The holder's process id, if it could be read.
         pid: Option<u32>,
     },
+    /// Another clerk keeps the stream's indexes.
+    #[error(
+        "the indexes of {} are kept by {}; one clerk is enough",
+        path.display(),
+        pid.map_or("another process".to_string(), |pid| format!("process {pid}"))
+    )]
+    ClerkThere {
+        /// The stream's directory.
+        path: PathBuf,
+        /// The clerk's process id, if it could be read.
+        pid: Option<u32>,
+    },
     /// There is nothing of ours at this path.
     #[error("{} is not {expected}: {reason}", path.display())]
     NotFound {

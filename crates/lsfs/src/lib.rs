@@ -32,19 +32,21 @@
 //! The engine is synchronous and needs no runtime; [`Pending`] is a future for any executor. Linux only.
 
 mod block;
+mod clerk;
 pub mod codec;
 mod data_stream;
 mod directory;
 mod env;
 mod error;
 mod final_data;
-#[allow(dead_code, unused_imports, reason = "the clerk and the mapped store are built on it next")]
+#[allow(dead_code, reason = "the mapped store uses the rest")]
 mod index;
 pub mod io;
 mod metrics;
 mod mutant;
 mod stream;
 
+pub use clerk::{Clerk, ClerkReport, IndexFault, IndexReport, rebuild, run_once, verify_index};
 pub use data_stream::{DataReader, DataStream, DataStreamOptions};
 pub use env::Env;
 pub use error::{Corruption, Error, Result};

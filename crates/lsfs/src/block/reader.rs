@@ -181,6 +181,11 @@ impl Records {
         self.block
     }
 
+    /// The epoch of the last block looked into.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// The stored payload of the last record found with `in_run == None`.
     pub(crate) fn assembled(&self) -> &[u8] {
         &self.assembled

@@ -15,6 +15,7 @@ mod index_entry;
 mod manifest;
 mod mark;
 mod record;
+mod segment_statistics;
 mod slice;
 
 pub use block::{BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader, BlockTailer, block_seed};
@@ -27,6 +28,9 @@ pub use mark::{MARK_BYTES, Mark, MarkFault};
 pub use record::{
     RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordFault, RecordHeader, RecordTailer,
     record_overhead_bytes,
+};
+pub use segment_statistics::{
+    SEGMENT_STATISTICS_BYTES, SegmentStatistics, StatisticsFault, TYPE_COUNTS_MAX, TypeCount,
 };
 pub use slice::{
     SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SliceFault, SliceView, put_slice,

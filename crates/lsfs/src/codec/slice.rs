@@ -1,6 +1,6 @@
 //! The slice: the part of a record that lies in one block.
 
-use super::{BlockHeader, Checksum, Fields, put};
+use super::{BLOCK_HEADER_BYTES, BlockHeader, Checksum, Fields, put};
 use crate::mutant::{self, Mutant};
 
 /// Bytes of a slice header.
@@ -148,6 +148,27 @@ impl<'a> SliceView<'a> {
         })
     }
 
+    /// Offset behind the slice that begins at `start`, as its header says; unverified.
+    pub fn end_of(block: &[u8], start: usize) -> Option<usize> {
+        let fields = Fields(block.get(start..)?.get(..SLICE_HEADER_BYTES)?);
+        (fields.0[0] == HEADER_MAGIC).then(|| start + SLICE_OVERHEAD_BYTES + usize::from(fields.u16(8)))
+    }
+
+    /// Offset and number of the slice of record `index` in the used bytes of a block, as the slices' headers say;
+    /// unverified.
+    pub fn find(used: &[u8], header: &BlockHeader, index: u64) -> Option<(usize, u32)> {
+        let wanted = index.checked_sub(header.first_index)?;
+        let mut start = BLOCK_HEADER_BYTES;
+        while let Some(end) = SliceView::end_of(used, start) {
+            let fields = Fields(&used[start..]);
+            if u64::from(fields.u16(2)) == wanted {
+                return Some((start, fields.u32(4)));
+            }
+            start = end;
+        }
+        None
+    }
+
     /// Offset of the slice that ends where `end` is, as its tailer says; unverified.
     pub fn start_of_previous(block: &[u8], end: usize) -> Option<usize> {
         let tailer = end.checked_sub(SLICE_TAILER_BYTES)?;
@@ -159,7 +180,7 @@ impl<'a> SliceView<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{BLOCK_HEADER_BYTES, block_seed};
+    use crate::codec::block_seed;
 
     fn block_with_slice(checksum: Checksum) -> (Vec<u8>, BlockHeader) {
         let mut block = vec![0; 512];
@@ -194,6 +215,15 @@ mod tests {
             assert_eq!((slice.index, slice.number, slice.is_last, slice.body), (102, 7, true, &b"hello"[..]));
             assert_eq!(slice.end(), usize::from(header.used_bytes));
             assert_eq!(SliceView::start_of_previous(&block, slice.end()), Some(50));
+            assert_eq!(SliceView::end_of(&block, 50), Some(slice.end()));
+            assert_eq!(SliceView::end_of(&block, 51), None);
+            assert_eq!(SliceView::end_of(&block, usize::MAX - 9), None);
+            let used = &block[..slice.end()];
+            assert_eq!(SliceView::find(used, &header, 102), Some((50, 7)));
+            assert_eq!(
+                (SliceView::find(used, &header, 103), SliceView::find(used, &header, 99)),
+                (None, None)
+            );
         }
     }
 

@@ -166,10 +166,7 @@ impl Disk for OsDisk {
             // Written, not only extended: storing into a hole of a full disk would be SIGBUS.
             file.write_all_at(&[0; PAGE_BYTES], 0)?;
         }
-        if !writable {
-            return Ok(Box::new(ReadPage { file }));
-        }
-        Ok(Box::new(MappedPage::map(&file)?))
+        Ok(Box::new(MappedPage::map(&file, writable)?))
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
@@ -235,6 +232,19 @@ impl File for OsFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn release(&self, from: u64) -> io::Result<()> {
+        let len = self.len()?.saturating_sub(from);
+        if len == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, flags, from, len) {
+            // Where a file cannot have holes, the space stays with it.
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -312,10 +322,11 @@ const ZEROS_BYTES: usize = 64 << 10;
 const PAGE_BYTES: usize = 4096;
 const PAGE_WORDS: usize = PAGE_BYTES / 8;
 
-/// The writer's side of a shared page: stores cost no system call.
+/// A shared page in memory: stores and loads cost no system call.
 #[derive(Debug)]
 struct MappedPage {
     words: *const AtomicU64,
+    writable: bool,
 }
 
 // SAFETY: the mapping lives as long as the value and is only touched through atomics.
@@ -324,24 +335,18 @@ unsafe impl Send for MappedPage {}
 unsafe impl Sync for MappedPage {}
 
 impl MappedPage {
-    fn map(file: &fs::File) -> io::Result<Self> {
+    fn map(file: &fs::File, writable: bool) -> io::Result<Self> {
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: a fresh mapping at an address the kernel picks; nothing else refers to it. The file was written
-        // to full length, so touching the page cannot fault for want of space.
+        // to full length and is never cut, so touching the page cannot fault for want of space.
         let start = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                PAGE_BYTES,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                file.as_fd(),
-                0,
-            )?
+            rustix::mm::mmap(std::ptr::null_mut(), PAGE_BYTES, protection, MapFlags::SHARED, file.as_fd(), 0)?
         };
-        Ok(MappedPage { words: start as *const AtomicU64 })
+        Ok(MappedPage { words: start as *const AtomicU64, writable })
     }
 
     fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is one page, page-aligned, and lives until drop.
+        // SAFETY: the mapping is one page, page-aligned, and lives until drop. A read-only one is never stored to.
         unsafe { std::slice::from_raw_parts(self.words, PAGE_WORDS) }
     }
 }
@@ -357,6 +362,7 @@ impl Drop for MappedPage {
 
 impl SharedPage for MappedPage {
     fn store(&self, words: &[u64]) {
+        assert!(self.writable, "a read-only shared page is never stored to");
         for (slot, word) in self.words().iter().zip(words) {
             slot.store(word.to_le(), Ordering::Release);
         }
@@ -365,30 +371,6 @@ impl SharedPage for MappedPage {
     fn load(&self, words: &mut [u64]) {
         for (slot, word) in self.words().iter().zip(words) {
             *word = u64::from_le(slot.load(Ordering::Acquire));
-        }
-    }
-}
-
-/// A reader's side of a shared page: reads are coherent with the writer's mapping through the page cache.
-#[derive(Debug)]
-struct ReadPage {
-    file: fs::File,
-}
-
-impl SharedPage for ReadPage {
-    fn store(&self, _words: &[u64]) {
-        unreachable!("a read-only shared page is never stored to")
-    }
-
-    fn load(&self, words: &mut [u64]) {
-        let mut bytes = [0; PAGE_BYTES];
-        // A failed read leaves zeros, which no published state equals.
-        if let Err(error) = self.file.read_exact_at(&mut bytes, 0) {
-            tracing::debug!(%error, "could not read the shared page");
-            bytes = [0; PAGE_BYTES];
-        }
-        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*chunk);
         }
     }
 }
@@ -428,6 +410,24 @@ mod tests {
     #[test]
     fn direct_or_fallback_round_trip() {
         round_trip(&OsDisk::new());
+    }
+
+    #[test]
+    fn released_space_comes_back_and_the_length_stays() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("file");
+        let file = OsDisk::new().open(&path, OpenMode::CreateNew, 4096).unwrap();
+        let mut buf = AlignedBuf::zeroed(1 << 20);
+        buf.fill(7);
+        file.write_all_at(&buf, 0, WriteSync::Durable).unwrap();
+        let map = file.map(1 << 20).unwrap();
+        file.release(4096).unwrap();
+        file.release(2 << 20).unwrap();
+        assert_eq!(file.len().unwrap(), 1 << 20);
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 < 1 << 19);
+        let mut seen = [1; 2];
+        map.read(4095, &mut seen).unwrap();
+        assert_eq!(seen, [7, 0]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub enum Step {
     Idle,
     /// Call again soon.
     Again,
+    /// Call again after this time, or at the next kick.
+    After(Duration),
 }
 
 /// One step of background work; called by one thread at a time.
@@ -80,12 +82,16 @@ impl Runtime for OsRuntime {
         let thread = thread::Builder::new().name(name.to_string()).spawn({
             let signal = Arc::clone(&signal);
             move || {
-                while signal.wait_for_kick() {
-                    while task() == Step::Again {
-                        if signal.is_stopped() {
-                            return;
+                let mut pause = None;
+                while signal.wait_for_kick(pause) {
+                    pause = loop {
+                        match task() {
+                            Step::Idle => break None,
+                            Step::After(pause) => break Some(pause),
+                            Step::Again if signal.is_stopped() => return,
+                            Step::Again => {}
                         }
-                    }
+                    };
                 }
             }
         })?;
@@ -106,12 +112,17 @@ struct SignalState {
 }
 
 impl Signal {
-    /// Waits for a kick; `false` means stop.
-    fn wait_for_kick(&self) -> bool {
+    /// Waits for a kick, or until `pause` is over; `false` means stop.
+    fn wait_for_kick(&self, pause: Option<Duration>) -> bool {
         let mut state = self.state.lock().unwrap_or_else(|poison| poison.into_inner());
-        while !state.kicked && !state.stopped {
-            state = self.changed.wait(state).unwrap_or_else(|poison| poison.into_inner());
-        }
+        let is_waiting = |state: &mut SignalState| !state.kicked && !state.stopped;
+        state = match pause {
+            None => self.changed.wait_while(state, is_waiting).unwrap_or_else(|poison| poison.into_inner()),
+            Some(pause) => {
+                let waited = self.changed.wait_timeout_while(state, pause, is_waiting);
+                waited.unwrap_or_else(|poison| poison.into_inner()).0
+            }
+        };
         state.kicked = false;
         !state.stopped
     }
@@ -200,6 +211,23 @@ mod tests {
             .unwrap();
         background.kick();
         assert_eq!((receiver.recv(), receiver.recv(), receiver.recv()), (Ok(3), Ok(2), Ok(1)));
+        drop(background);
+        assert!(receiver.recv().is_err());
+    }
+
+    #[test]
+    fn a_task_is_called_again_after_its_pause_or_at_a_kick() {
+        let (sender, receiver) = mpsc::channel();
+        let mut pauses = [Duration::from_millis(1), Duration::from_secs(3600)].into_iter();
+        let task = move || {
+            sender.send(()).unwrap();
+            pauses.next().map_or(Step::Idle, Step::After)
+        };
+        let background = OsRuntime::default().spawn("test", Box::new(task)).unwrap();
+        background.kick();
+        assert_eq!((receiver.recv(), receiver.recv()), (Ok(()), Ok(())));
+        background.kick();
+        assert_eq!(receiver.recv(), Ok(()));
         drop(background);
         assert!(receiver.recv().is_err());
     }

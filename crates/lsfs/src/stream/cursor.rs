@@ -54,6 +54,8 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     fn bounds(&self) -> Result<Bounds>;
     /// The segment that holds, or would next hold, the record.
     fn extent_of(&self, index: u64) -> Result<Extent>;
+    /// The sealed segment that holds the record; `None` if it is in the active one or out of bounds.
+    fn sealed_extent_of(&self, index: u64) -> Result<Option<Extent>>;
     /// Blocks from `first` on, none of them behind the last one with a record; whole blocks, as many as fit.
     fn fetch(&self, extent: &Extent, first: u32, target: &mut [u8]) -> Result<usize>;
     /// The block in which the record begins, if it is known without looking.
@@ -68,6 +70,9 @@ impl Source for crate::stream::recorder::Recorder {
     }
     fn extent_of(&self, index: u64) -> Result<Extent> {
         Ok(self.extent_of(index))
+    }
+    fn sealed_extent_of(&self, index: u64) -> Result<Option<Extent>> {
+        Ok(self.sealed_extent_of(index))
     }
     fn fetch(&self, extent: &Extent, first: u32, target: &mut [u8]) -> Result<usize> {
         self.fetch(extent, first, target)
@@ -94,8 +99,12 @@ fn find_block(source: &dyn Source, extent: &Extent, index: u64) -> Result<u32> {
     let (mut low, mut low_index) = (1, segment.base_index);
     let (mut high, mut high_index) = (extent.last_block() + 1, extent.next_index);
     let mut halve = false;
+    // The index is a hint where to look first; what is found there decides.
+    let mut hint = segment.index_hint(index).filter(|block| (low + 1..high).contains(block));
     while high - low > 1 {
-        let middle = if halve {
+        let middle = if let Some(hint) = hint.take() {
+            hint
+        } else if halve {
             low + (high - low) / 2
         } else {
             let span = u128::from(high_index.saturating_sub(low_index).max(1));
@@ -177,6 +186,17 @@ pub struct Cursor {
     /// Runs fetched one behind the other; from the second on the next one is fetched ahead.
     runs_in_order: u32,
     read_ahead: Option<ReadAhead>,
+    /// Whether payloads are wanted; otherwise records are only verified and placed, also those that are purged but there.
+    collect: bool,
+}
+
+/// Where a cursor found a record.
+#[derive(Debug)]
+pub(crate) struct PlacedRecord {
+    pub(crate) segment_id: u64,
+    /// Epoch of its blocks.
+    pub(crate) epoch: u32,
+    pub(crate) found: FoundRecord,
 }
 
 #[derive(Debug)]
@@ -199,7 +219,13 @@ impl Cursor {
             run_blocks: 0..0,
             runs_in_order: 0,
             read_ahead: None,
+            collect: true,
         }
+    }
+
+    /// A cursor that verifies durable records and tells where they lie.
+    pub(crate) fn of_places(source: Arc<dyn Source>, start: u64) -> Self {
+        Cursor { collect: false, ..Cursor::new(source, start, u64::MAX, true) }
     }
 
     /// Index of the record that comes next.
@@ -230,6 +256,21 @@ impl Cursor {
         }))
     }
 
+    /// Where the next record lies, or `None` at the end for now.
+    ///
+    /// # Errors
+    /// As for [`Cursor::next_record`].
+    pub(crate) fn next_place(&mut self) -> Result<Option<PlacedRecord>> {
+        if self.next >= self.end || !self.has_next()? {
+            return Ok(None);
+        }
+        let found = self.find_next()?;
+        self.next = found.index + 1;
+        let place = self.place.as_ref().expect("a found record has a place");
+        let (segment_id, epoch) = (place.extent.segment.segment_id, place.records.epoch());
+        Ok(Some(PlacedRecord { segment_id, epoch, found }))
+    }
+
     fn has_next(&mut self) -> Result<bool> {
         if self.next >= self.known_end {
             let bounds = self.source.bounds()?;
@@ -241,7 +282,7 @@ impl Cursor {
                 self.read_ahead = None;
             }
             self.known_end = if self.durable_only { bounds.durable_index } else { bounds.next_index };
-            if self.next < bounds.first_index {
+            if self.next < bounds.first_index && self.collect {
                 let held = bounds.first_index..bounds.next_index;
                 return Err(Error::OutOfRange { index: self.next, held });
             }
@@ -316,7 +357,7 @@ impl Cursor {
         let extent = self.source.extent_of(self.next)?;
         let block = find_block(&*self.source, &extent, self.next)?;
         let reader = extent.segment.open()?.reader;
-        let records = Records::new(reader, block, 0, None, true);
+        let records = Records::new(reader, block, 0, None, self.collect);
         self.run_blocks = 0..0;
         self.place = Some(Place { extent, records });
         Ok(())
@@ -399,7 +440,11 @@ fn size_run(run: &mut AlignedBuf, wanted: usize, extent: &Extent) {
     }
 }
 
-fn payload_of<'a>(found: &FoundRecord, stored: &'a [u8], segment: &Segment) -> Result<Cow<'a, [u8]>> {
+pub(crate) fn payload_of<'a>(
+    found: &FoundRecord,
+    stored: &'a [u8],
+    segment: &Segment,
+) -> Result<Cow<'a, [u8]>> {
     if found.compression == Compression::None {
         return Ok(Cow::Borrowed(stored));
     }

@@ -45,6 +45,16 @@ pub(crate) fn withdraw(page: &dyn SharedPage) {
     page.store(&[0; WORDS]);
 }
 
+/// The page as it is, to be compared with a later look.
+pub(crate) type Snapshot = [u64; WORDS];
+
+/// The page's words, whatever they say.
+pub(crate) fn snapshot(page: &dyn SharedPage) -> Snapshot {
+    let mut words = [0; WORDS];
+    page.load(&mut words);
+    words
+}
+
 /// What is published now; `None` if nothing is, or if the look fell into a change every time.
 pub(crate) fn published(page: &dyn SharedPage) -> Option<Published> {
     (0..100).find_map(|_| {

@@ -11,6 +11,7 @@
 mod cursor;
 mod live;
 mod look;
+mod mapped;
 mod options;
 mod pending;
 mod read_ahead;
@@ -41,10 +42,11 @@ use crate::final_data::{FinalDataOptions, StatePair};
 use crate::io::{Access, OpenMode};
 use crate::metrics::Latencies;
 use crate::mutant::{self, Mutant};
+pub(crate) use cursor::PlacedRecord;
 use cursor::Source;
 use recorder::{Payload, Recorder, Recovered};
 use recovery::Layout;
-use segment::Extent;
+pub(crate) use segment::Extent;
 use space::Space;
 
 /// Stem of the manifest's pair of files.
@@ -408,7 +410,9 @@ pub(crate) fn stream_exists(env: &Env, dir: &Path) -> Result<bool> {
 fn refuse_occupied(env: &Env, dir: &Path) -> Result<()> {
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
     let ours = |name: &str| {
-        space::is_spare(name) || directory::base_index_of(name).is_some() || directory::is_control(name)
+        space::is_spare(name)
+            || directory::base_index_of(name).or(directory::companion_base_of(name)).is_some()
+            || directory::is_control(name)
     };
     match entries.iter().find(|entry| !ours(&entry.name)) {
         None => Ok(()),
@@ -511,7 +515,8 @@ fn recover(
 fn remove_unnamed(env: &Env, dir: &Path, space: &Space, is_named: &dyn Fn(u64) -> bool) -> Result<()> {
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
     for entry in entries {
-        let unnamed = directory::base_index_of(&entry.name).is_some_and(|base| !is_named(base));
+        let base = directory::base_index_of(&entry.name).or(directory::companion_base_of(&entry.name));
+        let unnamed = base.is_some_and(|base| !is_named(base));
         if unnamed || space::is_spare(&entry.name) {
             tracing::debug!(file = entry.name, "removing an unnamed file");
             space.remove(&dir.join(&entry.name));
@@ -520,7 +525,13 @@ fn remove_unnamed(env: &Env, dir: &Path, space: &Space, is_named: &dyn Fn(u64) -
     Ok(())
 }
 
+/// Reads one record: from memory if its segment is sealed, else as a cursor does.
 pub(crate) fn read_one(source: &Arc<dyn Source>, index: u64) -> Result<Record> {
+    if let Some(extent) = source.sealed_extent_of(index)?
+        && let Some(record) = extent.segment.read_mapped(&extent, index)
+    {
+        return Ok(record);
+    }
     let bounds = source.bounds()?;
     if index < bounds.first_index || index >= bounds.next_index {
         return Err(Error::OutOfRange { index, held: bounds.first_index..bounds.next_index });

@@ -2,15 +2,17 @@
 
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use crate::codec::Manifest;
+use crate::directory::LIVE_NAME;
 use crate::env::Env;
 use crate::error::{Corruption, Result};
 use crate::final_data::read_state;
 use crate::io::{Runtime, SharedPage};
 use crate::stream::cursor::{Cursor, Record, ReverseCursor, Source};
-use crate::stream::live::Published;
+use crate::stream::live::{self, Published, Snapshot};
 use crate::stream::look::{Look, is_written, published};
 use crate::stream::recorder::Bounds;
 use crate::stream::segment::{Extent, Segment};
@@ -30,8 +32,11 @@ pub struct Reader {
 struct Shared {
     env: Env,
     dir: PathBuf,
-    view: Mutex<View>,
+    view: RwLock<View>,
 }
+
+/// How long a reader without a writer goes without a look at the manifest: a writer that comes shows on its page.
+const UNWRITTEN_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The stream as last looked at.
 #[derive(Debug)]
@@ -42,7 +47,10 @@ struct View {
     first_index: u64,
     extents: Vec<Extent>,
     damage: Option<Corruption>,
+    /// The page of the writer that was there.
     page: Option<Box<dyn SharedPage>>,
+    /// Without a writer: the page on which one would show, as it was before the look, and when that was.
+    unwritten: Option<(Box<dyn SharedPage>, Snapshot, Duration)>,
 }
 
 impl Reader {
@@ -58,8 +66,8 @@ impl Reader {
     /// As [`Reader::open`], on the given disk and runtime.
     pub fn open_in(env: Env, dir: impl AsRef<Path>) -> Result<Reader> {
         let dir = dir.as_ref().to_path_buf();
-        let view = View::load(&env, &dir)?;
-        Ok(Reader { shared: Arc::new(Shared { env, dir, view: Mutex::new(view) }) })
+        let view = View::load(&env, &dir, &[])?;
+        Ok(Reader { shared: Arc::new(Shared { env, dir, view: RwLock::new(view) }) })
     }
 
     /// The record with this index.
@@ -102,7 +110,24 @@ impl Reader {
 
     /// The damage at the end of the stream that keeps it from being written, if there is any.
     pub fn damage(&self) -> Option<Corruption> {
-        self.shared.lock().damage.clone()
+        self.shared.view().damage.clone()
+    }
+
+    /// The bounds and the segments as they are now, oldest first; the last one is active.
+    pub(crate) fn segments(&self) -> Result<(Bounds, Vec<Extent>)> {
+        let mut view = self.shared.view_mut();
+        self.shared.refresh(&mut view)?;
+        Ok((view.bounds(), view.extents.clone()))
+    }
+
+    /// The epoch as it is now: it changes with every open, truncation and reset.
+    pub(crate) fn epoch(&self) -> Result<u32> {
+        Ok(self.shared.bounds()?.epoch)
+    }
+
+    /// Goes forward from `index` over the places of durable records, also of purged ones whose segment is there.
+    pub(crate) fn places(&self, index: u64) -> Cursor {
+        Cursor::of_places(self.source(), index)
     }
 
     fn source(&self) -> Arc<dyn Source> {
@@ -111,16 +136,23 @@ impl Reader {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, View> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks again, cheaply if the writer's page says that only the active segment grew.
+    fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks again, cheaply if the writer's page says that only the active segment grew, or that none has come.
     fn refresh(&self, view: &mut View) -> Result<()> {
         let published = published(view.page.as_deref());
         if let Some(published) = published
             && view.follow(&published)
         {
+            return Ok(());
+        }
+        if view.is_still_unwritten(&self.env) {
             return Ok(());
         }
         let state = read_state(&self.env, &self.dir, MANIFEST_STEM)?;
@@ -129,26 +161,39 @@ impl Shared {
             && published.is_none()
             && !view.is_growing(&self.env, &self.dir)?
         {
+            if let Some((_, _, looked_at)) = &mut view.unwritten {
+                *looked_at = self.env.runtime.now();
+            }
             return Ok(());
         }
-        *view = View::load(&self.env, &self.dir)?;
+        *view = View::load(&self.env, &self.dir, &view.extents)?;
         Ok(())
     }
 }
 
 impl Source for Shared {
     fn bounds(&self) -> Result<Bounds> {
-        let mut view = self.lock();
+        let mut view = self.view_mut();
         self.refresh(&mut view)?;
-        let next_index = view.extents.last().map_or(view.first_index, |extent| extent.next_index);
-        Ok(Bounds { first_index: view.first_index, next_index, durable_index: next_index, epoch: view.epoch })
+        Ok(view.bounds())
     }
 
     fn extent_of(&self, index: u64) -> Result<Extent> {
-        let view = self.lock();
+        let view = self.view();
         let at = view.extents.partition_point(|extent| extent.next_index <= index);
         let last = view.extents.len() - 1;
         Ok(view.extents[at.min(last)].clone())
+    }
+
+    fn sealed_extent_of(&self, index: u64) -> Result<Option<Extent>> {
+        let view = self.view();
+        if view.is_current(&self.env) {
+            return Ok(view.sealed_extent_of(index));
+        }
+        drop(view);
+        let mut view = self.view_mut();
+        self.refresh(&mut view)?;
+        Ok(view.sealed_extent_of(index))
     }
 
     fn fetch(&self, extent: &Extent, first: u32, target: &mut [u8]) -> Result<usize> {
@@ -168,23 +213,70 @@ impl Source for Shared {
 }
 
 impl View {
-    fn load(env: &Env, dir: &Path) -> Result<View> {
+    /// Looks at the stream; segments that were `known` before keep what is open of them.
+    fn load(env: &Env, dir: &Path, known: &[Extent]) -> Result<View> {
+        let now = env.runtime.now();
+        let watched = env.disk.shared_page(&dir.join(LIVE_NAME), false).ok();
+        let unwritten = watched.map(|page| {
+            let snapshot = live::snapshot(&*page);
+            (page, snapshot, now)
+        });
         let Look { manifest, manifest_version, layout, page } = Look::at(env, dir)?;
         let mut extents = layout.sealed;
         extents.push(layout.active);
+        for extent in &mut extents {
+            let id = extent.segment.segment_id;
+            if let Some(known) = known.iter().find(|known| known.segment.segment_id == id)
+                && known.segment.base_index == extent.segment.base_index
+            {
+                extent.segment = Arc::clone(&known.segment);
+            }
+        }
         let damage = layout.damage;
         let Manifest { epoch, closed, first_index, .. } = manifest;
-        Ok(View { manifest_version, epoch, closed, first_index, extents, damage, page })
+        let unwritten = unwritten.filter(|_| page.is_none());
+        Ok(View { manifest_version, epoch, closed, first_index, extents, damage, page, unwritten })
+    }
+
+    fn bounds(&self) -> Bounds {
+        let next_index = self.extents.last().map_or(self.first_index, |extent| extent.next_index);
+        Bounds { first_index: self.first_index, next_index, durable_index: next_index, epoch: self.epoch }
+    }
+
+    fn sealed_extent_of(&self, index: u64) -> Option<Extent> {
+        let sealed = &self.extents[..self.extents.len() - 1];
+        let at = sealed.partition_point(|extent| extent.next_index <= index);
+        sealed.get(at).filter(|_| index >= self.first_index).cloned()
+    }
+
+    /// Whether no sealed segment has come or gone since the last look, as far as pages in memory tell.
+    fn is_current(&self, env: &Env) -> bool {
+        match published(self.page.as_deref()) {
+            Some(published) => self.is_of(&published),
+            None => self.is_still_unwritten(env),
+        }
+    }
+
+    /// Whether there was no writer at the last look and none has come: it would have changed its page.
+    fn is_still_unwritten(&self, env: &Env) -> bool {
+        self.unwritten.as_ref().is_some_and(|(page, seen, looked_at)| {
+            live::snapshot(&**page) == *seen
+                && env.runtime.now().saturating_sub(*looked_at) < UNWRITTEN_LOOK_INTERVAL
+        })
+    }
+
+    /// Whether what was published speaks of the same segments as this view.
+    fn is_of(&self, published: &Published) -> bool {
+        let active_base = self.extents.last().map_or(0, |extent| extent.segment.base_index);
+        published.is_of(self.epoch, active_base) && published.first_index == self.first_index
     }
 
     /// Takes over what the writer published; `false` if it speaks of another segment or epoch than this view.
     fn follow(&mut self, published: &Published) -> bool {
-        let Some(active) = self.extents.last_mut() else { return false };
-        if !published.is_of(self.epoch, active.segment.base_index)
-            || published.first_index != self.first_index
-        {
+        if !self.is_of(published) {
             return false;
         }
+        let Some(active) = self.extents.last_mut() else { return false };
         active.next_index = published.durable_index;
         active.end_position = published.durable_position;
         true

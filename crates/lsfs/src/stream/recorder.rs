@@ -786,12 +786,13 @@ impl Recorder {
         Ok((Arc::new(segment), len))
     }
 
-    /// Gives back what a sealed segment did not use, if that is worth a change of the file.
+    /// Gives back what a sealed segment did not use, if that is worth a change of the file. It keeps its length: the file
+    /// may have been another segment before, which readers in other processes still have mapped.
     fn trim(&self, sealed: &Extent) {
         let Ok(open) = sealed.segment.open() else { return };
         let used = sealed.end_position.next_multiple_of(self.options.block_bytes as u64);
         let trimmed = open.file.len().and_then(|len| {
-            if len - used.min(len) > (len / 8).max(64 << 10) { open.file.set_len(used) } else { Ok(()) }
+            if len - used.min(len) > (len / 8).max(64 << 10) { open.file.release(used) } else { Ok(()) }
         });
         if let Err(error) = trimmed {
             tracing::warn!(path = %sealed.segment.path().display(), %error, "could not trim a sealed segment");
@@ -914,6 +915,7 @@ impl Recorder {
         for extent in dropped {
             let path = extent.segment.path().to_path_buf();
             tracing::debug!(path = %path.display(), next = extent.next_index, "segment dropped");
+            directory::remove_companions(&self.env, &path);
             // A reader that still holds the segment goes on reading the old file; it must not be written to.
             let file = match Arc::try_unwrap(extent.segment) {
                 Ok(segment) => segment.open().ok().map(|open| Arc::clone(&open.file)),
@@ -971,6 +973,13 @@ impl Recorder {
         let tail = self.tail();
         let at = tail.sealed.partition_point(|extent| extent.next_index <= index);
         tail.sealed.get(at).cloned().unwrap_or_else(|| tail.active_extent())
+    }
+
+    /// The sealed segment with the record, if it is within the stream's bounds.
+    pub(crate) fn sealed_extent_of(&self, index: u64) -> Option<Extent> {
+        let tail = self.tail();
+        let at = tail.sealed.partition_point(|extent| extent.next_index <= index);
+        tail.sealed.get(at).filter(|_| index >= tail.first_index).cloned()
     }
 
     /// The block of the segment in which the record begins, if it is in memory.

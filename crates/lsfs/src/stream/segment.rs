@@ -6,23 +6,59 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::block::{BlockReader, Fault};
 use crate::codec::{FileHeader, FileHeaderFault, FileKind, SegmentEntry};
+use crate::directory::index_path;
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::index::IndexView;
 use crate::io::{AlignedBuf, File, OpenMode};
+use crate::stream::cursor::Record;
+use crate::stream::mapped::MappedSegment;
 
-/// The segment files of one stream that are kept open: enough to read in several places, few enough for any limit.
+/// The segment files of one stream that are kept open: enough to read in several places, few enough for any limit. And
+/// those that are kept mapped, which takes no descriptor.
 #[derive(Debug, Default)]
-pub(crate) struct OpenFiles(Mutex<VecDeque<Arc<OpenSegment>>>);
+pub(crate) struct OpenFiles {
+    open: Mutex<VecDeque<Arc<OpenSegment>>>,
+    mapped: Mutex<Mappings>,
+}
+
+/// Mapped segments, the one mapped longest ago in front.
+#[derive(Debug, Default)]
+struct Mappings {
+    kept: VecDeque<Arc<MappedSegment>>,
+    bytes: u64,
+}
 
 const OPEN_FILES_MAX: usize = 16;
+/// Far from the 65530 mappings that Linux allows a process.
+const MAPPINGS_MAX: usize = 1024;
+/// Far from the 128 TiB of addresses that a process has.
+const MAPPED_BYTES_MAX: u64 = 1 << 40;
 
 impl OpenFiles {
     fn keep(&self, open: &Arc<OpenSegment>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= OPEN_FILES_MAX {
             kept.pop_front();
         }
         kept.push_back(Arc::clone(open));
+    }
+
+    fn keep_mapped(&self, mapped: &Arc<MappedSegment>) {
+        let mut mappings = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.bytes += mapped.len();
+        mappings.kept.push_back(Arc::clone(mapped));
+        // What was read since the last round gets another one; after a round of those, the oldest goes.
+        let mut spared = 0;
+        while mappings.kept.len() > MAPPINGS_MAX || mappings.bytes > MAPPED_BYTES_MAX {
+            let Some(oldest) = mappings.kept.pop_front() else { break };
+            if oldest.take_used() && spared < MAPPINGS_MAX {
+                spared += 1;
+                mappings.kept.push_back(oldest);
+            } else {
+                mappings.bytes -= oldest.len();
+            }
+        }
     }
 }
 
@@ -37,6 +73,8 @@ pub(crate) struct Segment {
     pub(crate) block_bytes: usize,
     mode: OpenMode,
     open: Mutex<Weak<OpenSegment>>,
+    mapped: Mutex<Weak<MappedSegment>>,
+    index: Mutex<IndexHints>,
     pub(crate) files: Arc<OpenFiles>,
 }
 
@@ -47,6 +85,16 @@ pub(crate) struct OpenSegment {
     pub(crate) header: FileHeader,
     pub(crate) reader: BlockReader,
 }
+
+/// The segment's index as it was when it was last looked for; a clerk may have made more of it since.
+#[derive(Debug, Default)]
+struct IndexHints {
+    view: Option<IndexView>,
+    misses: u32,
+}
+
+/// An index that did not know a record is looked for again after so many more of them.
+const INDEX_MISSES: u32 = 64;
 
 /// Where a segment's records lie.
 #[derive(Clone, Debug)]
@@ -91,6 +139,8 @@ impl Segment {
             block_bytes,
             mode,
             open: Mutex::default(),
+            mapped: Mutex::default(),
+            index: Mutex::default(),
             files: Arc::clone(files),
         }
     }
@@ -111,6 +161,8 @@ impl Segment {
             block_bytes: header.block_bytes as usize,
             mode: OpenMode::Write,
             open: Mutex::default(),
+            mapped: Mutex::default(),
+            index: Mutex::default(),
             files: Arc::clone(files),
         };
         segment.remember(OpenSegment::new(file, header));
@@ -145,6 +197,37 @@ impl Segment {
             return Err(Error::Gone { path: self.path.clone() });
         }
         Ok(self.remember(OpenSegment::new(file, header)))
+    }
+
+    /// The block in which the record begins as far as the index knows: a hint.
+    pub(crate) fn index_hint(&self, index: u64) -> Option<u32> {
+        let mut hints = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = hints.view.as_ref().and_then(|view| view.get(index));
+        let position = known.or_else(|| {
+            let is_due = hints.misses.is_multiple_of(INDEX_MISSES);
+            hints.misses = hints.misses.wrapping_add(1);
+            if is_due {
+                hints.view = IndexView::open(&self.env, &index_path(&self.path), self.base_index);
+            }
+            hints.view.as_ref().filter(|_| is_due)?.get(index)
+        })?;
+        u32::try_from(position / self.block_bytes as u64).ok()
+    }
+
+    /// Reads a record of this sealed segment from memory, by the index if there is one; `None` if anything about it does
+    /// not hold: the caller then reads the disk.
+    pub(crate) fn read_mapped(&self, extent: &Extent, index: u64) -> Option<Record> {
+        let known = self.mapped.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let mapped = match known.filter(|mapped| mapped.is_of(extent)) {
+            Some(mapped) => mapped,
+            None => {
+                let mapped = Arc::new(MappedSegment::new(extent)?);
+                self.files.keep_mapped(&mapped);
+                *self.mapped.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&mapped);
+                mapped
+            }
+        };
+        mapped.read(&self.env, self, index)
     }
 
     /// Position of a block.

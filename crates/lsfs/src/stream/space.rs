@@ -191,7 +191,8 @@ impl Space {
             return self.remove(path);
         }
         let spare_path = self.spare_path();
-        match self.env.disk.rename(path, &spare_path) {
+        // What was given back when the segment was sealed is reserved again: a full disk shows here, not in an append.
+        match file.allocate(len).and_then(|()| self.env.disk.rename(path, &spare_path)) {
             Ok(()) => {
                 self.recycled_segments.add(1);
                 self.lock().push(Spare { path: spare_path, file, len });

@@ -49,6 +49,8 @@ struct TaskState {
     outstanding: bool,
     /// Drawn to run when the steps under way are over.
     due: bool,
+    /// When a task that asked for a pause has outstanding work again.
+    resumes_at_us: Option<u64>,
     runner: Option<ThreadId>,
     ended: bool,
 }
@@ -88,9 +90,16 @@ impl SimRuntime {
         self.shared().tasks.iter().filter(|task| task.state().outstanding).count()
     }
 
-    /// Moves the clock forward.
+    /// Moves the clock forward; tasks whose pause is over then have outstanding work.
     pub fn advance(&self, by: Duration) {
-        self.shared().clock_us += by.as_micros() as u64;
+        let mut shared = self.shared();
+        shared.clock_us += by.as_micros() as u64;
+        for task in &shared.tasks {
+            let mut state = task.state();
+            if state.resumes_at_us.is_some_and(|at| at <= shared.clock_us) {
+                (state.outstanding, state.resumes_at_us) = (true, None);
+            }
+        }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -114,21 +123,27 @@ impl SimRuntime {
             }
             let task = &choice[shared.schedule.below(choice.len() as u64) as usize];
             let mut state = task.state();
-            (state.outstanding, state.due) = (false, false);
+            (state.outstanding, state.due, state.resumes_at_us) = (false, false, None);
             state.runner = Some(thread::current().id());
             drop(state);
             shared.depth += 1;
             drop(shared);
             // Restored also if the step panics: a test may catch that.
             let _under_way = UnderWay { runtime: self, task };
-            let again = task.step() == Step::Again;
+            let step = task.step();
             any = true;
             let mut shared = self.shared();
             let mut state = task.state();
-            if again {
-                // Between two steps of a task other work may come; `due` lets this one go on at once.
-                state.due = shared.draw_inline();
-                state.outstanding = true;
+            match step {
+                Step::Idle => {}
+                Step::Again => {
+                    // Between two steps of a task other work may come; `due` lets this one go on at once.
+                    state.due = shared.draw_inline();
+                    state.outstanding = true;
+                }
+                Step::After(pause) => {
+                    state.resumes_at_us = Some(shared.clock_us + pause.as_micros() as u64);
+                }
             }
         }
     }

@@ -109,3 +109,17 @@ fn touching_what_was_cut_ends_the_program() {
     let message = *touched.unwrap_err().downcast::<String>().unwrap();
     assert!(message.starts_with("SIGBUS"), "{message}");
 }
+
+#[test]
+fn released_space_reads_as_zero_and_stays_mapped() {
+    let disk = disk();
+    let file = create(&disk, "a");
+    let map = file.map_mut(4 * PAGE).unwrap();
+    map.write(0, &[1; 4 * PAGE as usize]).unwrap();
+    file.release(PAGE).unwrap();
+    let mut bytes = [9; 2];
+    map.read(PAGE - 1, &mut bytes).unwrap();
+    assert_eq!((bytes, file.len().unwrap()), ([1, 0], 4 * PAGE));
+    map.read(4 * PAGE - 2, &mut bytes).unwrap();
+    assert_eq!(bytes, [0, 0]);
+}
