@@ -20,7 +20,8 @@ use crate::stream::{Cursor, Reader, RecordStream, StreamOptions};
 
 /// Bytes are cut into chunks of this size; marks may end a chunk earlier.
 const CHUNK_BYTES: usize = 64 << 10;
-const MARK_STEM: &str = "mark";
+/// Stem of the pair of files with the last mark.
+pub(crate) const MARK_STEM: &str = "mark";
 
 /// Settings of a data stream.
 #[derive(Clone, Debug, Default)]
@@ -182,7 +183,7 @@ fn not_data(dir: &Path, reason: &str) -> Error {
 }
 
 /// The mark in a state; none in the empty state that makes a directory a data stream.
-fn read_mark(dir: &Path, state: Option<&[u8]>) -> Result<Option<Mark>> {
+pub(crate) fn read_mark(dir: &Path, state: Option<&[u8]>) -> Result<Option<Mark>> {
     match state {
         None | Some([]) => Ok(None),
         Some(bytes) => Mark::decode(bytes)

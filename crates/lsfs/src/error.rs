@@ -121,6 +121,12 @@ pub enum Error {
         /// The segment's file.
         path: PathBuf,
     },
+    /// The directory is not what it was when the repair was planned; nothing was changed.
+    #[error("{} has changed since the repair was planned; plan it again", path.display())]
+    PlanOutdated {
+        /// The directory.
+        path: PathBuf,
+    },
     /// An option has an impossible value.
     #[error("option {option}: {value} is not allowed, expected {expected}")]
     InvalidOption {

@@ -19,7 +19,7 @@ use crate::codec::{
 };
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
-use crate::error::{Error, Result};
+use crate::error::{Corruption, Error, Result};
 use crate::io::{AlignedBuf, File, OpenMode, WriteSync};
 use crate::mutant::{self, Mutant};
 
@@ -65,7 +65,8 @@ pub struct FinalData {
     _lock: WriterLock,
 }
 
-const STEM: &str = "state";
+/// Stem of the pair of files of [`FinalData`].
+pub(crate) const STATE_STEM: &str = "state";
 /// A state is read whole, with its file around it.
 const STATE_LIMIT_BYTES_MAX: u32 = 256 << 20;
 
@@ -83,10 +84,10 @@ impl FinalData {
         let dir = dir.as_ref();
         directory::create(&env, dir)?;
         let lock = WriterLock::acquire(&env, dir)?;
-        if !StatePair::exists(&env, dir, STEM)? {
+        if !StatePair::exists(&env, dir, STATE_STEM)? {
             directory::refuse_foreign(&env, dir, "final data")?;
         }
-        Ok(FinalData { pair: Mutex::new(StatePair::open(env, dir, STEM, options)?), _lock: lock })
+        Ok(FinalData { pair: Mutex::new(StatePair::open(env, dir, STATE_STEM, options)?), _lock: lock })
     }
 
     /// The latest state in `dir`, read without a lock; `None` if none was ever set.
@@ -96,12 +97,12 @@ impl FinalData {
 
     /// As [`FinalData::read`], on the given disk and runtime.
     pub fn read_in(env: Env, dir: impl AsRef<Path>) -> Result<Option<State>> {
-        read_state(&env, dir.as_ref(), STEM)
+        read_state(&env, dir.as_ref(), STATE_STEM)
     }
 
     /// Whether `dir` holds final data.
     pub fn is_in(env: &Env, dir: &Path) -> Result<bool> {
-        StatePair::exists(env, dir, STEM)
+        StatePair::exists(env, dir, STATE_STEM)
     }
 
     /// Replaces the state; durable on return. Answers the new version.
@@ -171,6 +172,102 @@ pub(crate) fn read_state(env: &Env, dir: &Path, stem: &str) -> Result<Option<Sta
 }
 
 const READ_ATTEMPTS: usize = 5;
+
+/// What is left of a pair that may be damaged.
+#[derive(Clone, Debug)]
+pub(crate) struct Salvaged {
+    /// The latest state that verifies.
+    pub(crate) state: Option<State>,
+    /// Versions below this one were durable.
+    pub(crate) watermark: u64,
+    /// Number of the last switch that can be seen.
+    generation: u32,
+    /// A valid file header, the newest of the two.
+    header: Option<FileHeader>,
+    /// What keeps the pair from being read or from keeping two versions.
+    pub(crate) damage: Vec<Corruption>,
+}
+
+/// Reads what is left of a pair, whatever is damaged.
+///
+/// # Errors
+/// [`Error::Format`] if both files are of a newer format, or foreign.
+pub(crate) fn salvage(env: &Env, dir: &Path, stem: &str) -> Result<Salvaged> {
+    let paths = pair_paths(dir, stem);
+    let scanned = [Scanned::read(env, &paths[0])?, Scanned::read(env, &paths[1])?];
+    let mut damage: Vec<Corruption> = Vec::new();
+    let newest = scanned.iter().filter_map(|file| file.header).max_by_key(|header| header.epoch);
+    let watermark = scanned.iter().map(|file| file.watermark).max().unwrap_or(0);
+    for (file, path) in scanned.iter().zip(&paths) {
+        match file.header_fault {
+            // Made, and not written yet.
+            None | Some(FileHeaderFault::Empty | FileHeaderFault::Short(_)) => {}
+            Some(fault @ FileHeaderFault::Version { .. }) if newest.is_none() => {
+                return Err(Error::Format { path: path.clone(), fault });
+            }
+            Some(fault) => {
+                let reason = fault.to_string();
+                damage.push(Corruption { path: path.clone(), position: 0, records: None, reason });
+            }
+        }
+    }
+    match Found::scan(env, &paths) {
+        Err(Error::Corrupt(found)) if !damage.iter().any(|known| known.path == found.path) => {
+            damage.push(*found);
+        }
+        Err(error @ Error::Io { .. }) => return Err(error),
+        _ => {}
+    }
+    let state = scanned.into_iter().filter_map(|file| file.state).max_by_key(|state| state.version);
+    let generation = newest.map_or(0, |header| header.epoch);
+    Ok(Salvaged { state, watermark, generation, header: newest, damage })
+}
+
+impl Salvaged {
+    /// A version that none of the pair's states has had.
+    pub(crate) fn next_version(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.version).max(self.watermark) + 1
+    }
+
+    /// Replaces both files of a pair by one that holds this state, made in `workplace` and durable before anything
+    /// changes.
+    ///
+    /// A crash leaves the pair as it was, or the new file beside the old second one, which it outranks.
+    pub(crate) fn rewrite(
+        &self,
+        env: &Env,
+        dir: &Path,
+        stem: &str,
+        state: &State,
+        workplace: &Path,
+    ) -> Result<()> {
+        let version = state.version;
+        let options = FinalDataOptions::default();
+        let [target, second] = pair_paths(dir, stem);
+        let made = workplace.join(format!("{stem}.new"));
+        let block_bytes = self.header.map_or(options.block_bytes, |header| header.block_bytes as usize);
+        let mut pair = StatePair {
+            env: env.clone(),
+            paths: [made.clone(), second.clone()],
+            options: FinalDataOptions { block_bytes, ..options },
+            stream_id: self.header.map_or_else(|| directory::new_stream_id(env), |header| header.stream_id),
+            state: (version > 1).then(|| State { version: version - 1, bytes: Arc::default() }),
+            holder: 1,
+            generation: self.generation,
+            tail: None,
+            failure: None,
+        };
+        pair.set(&state.bytes)?;
+        pair.close()?;
+        env.disk.rename(&made, &target).map_err(|error| Error::io("rename a new file to", &target, error))?;
+        directory::sync_parent(env, &target)?;
+        if env.disk.exists(&second) {
+            env.disk.remove(&second).map_err(|error| Error::io("remove", &second, error))?;
+            directory::sync_parent(env, &second)?;
+        }
+        Ok(())
+    }
+}
 
 impl StatePair {
     /// Whether either file of the pair is there.

@@ -54,6 +54,7 @@ pub use final_data::{FinalData, FinalDataOptions, State};
 pub use metrics::Latencies;
 #[cfg(feature = "testing")]
 pub use mutant::Mutant;
+pub use stream::repair;
 pub use stream::{
     Cursor, Pending, Progress, Reader, Record, RecordRef, RecordStream, ReverseCursor, SegmentInfo,
     SpacePolicy, StreamInfo, StreamOptions, StreamStats, VerifyReport, inspect, verify,

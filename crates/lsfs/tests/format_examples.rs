@@ -77,7 +77,13 @@ fn manifest() -> Manifest {
         closed: false,
         first_index: 1500,
         segments: vec![sealed, active],
+        lost: vec![],
     }
+}
+
+#[expect(clippy::single_range_in_vec_init, reason = "one lost range")]
+fn manifest_with_lost() -> Manifest {
+    Manifest { lost: vec![2000..2010], ..manifest() }
 }
 
 fn record_header(header: &RecordHeader) -> Vec<u8> {
@@ -115,6 +121,7 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
         ("record_tailer", RECORD_TAILER.encode().to_vec()),
         ("block", block),
         ("manifest", manifest().encode()),
+        ("manifest_with_lost", manifest_with_lost().encode()),
         ("mark", MARK.encode().to_vec()),
         ("live_page", live_page()),
     ])
@@ -202,6 +209,7 @@ fn every_example_is_read_back_as_the_values_it_shows() {
     );
     assert_eq!(RecordTailer::decode(&examples["record_tailer"]), Ok(RECORD_TAILER));
     assert_eq!(Manifest::decode(&examples["manifest"]), Ok(manifest()));
+    assert_eq!(Manifest::decode(&examples["manifest_with_lost"]), Ok(manifest_with_lost()));
     assert_eq!(Mark::decode(&examples["mark"]), Ok(MARK));
 }
 

@@ -176,6 +176,17 @@ impl Records {
         }
     }
 
+    /// The same, for blocks of this epoch or a later one: those of an earlier one are leftovers.
+    pub(crate) fn with_epoch(self, epoch: u32) -> Self {
+        Records { epoch, ..self }
+    }
+
+    /// Goes on at the beginning of a block, whatever record comes next; epochs still never fall.
+    pub(crate) fn restart_at(&mut self, block: u32) {
+        let fresh = Records::new(self.reader, block, 0, None, self.collect).with_epoch(self.epoch);
+        *self = Records { ended: self.ended, ..fresh };
+    }
+
     /// The block where the next slice is expected.
     pub(crate) fn block(&self) -> u32 {
         self.block

@@ -1,5 +1,7 @@
 //! The manifest: the final data of a record stream, which names its segments.
 
+use std::ops::Range;
+
 use super::{Fields, StreamId};
 
 /// One segment as the manifest knows it.
@@ -18,7 +20,8 @@ pub struct SegmentEntry {
 /// The state of a record stream that does not follow from its segment files.
 ///
 /// Relations: `segments` is never empty and in index order; each segment begins where the one before ends; the last
-/// is the active one; `first_index` lies in the first segment or at its base.
+/// is the active one; `first_index` lies in the first segment or at its base; `lost` is in index order, no range is
+/// empty and none touches the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The stream's identity.
@@ -32,6 +35,8 @@ pub struct Manifest {
     pub first_index: u64,
     /// Segments in index order; the last is active.
     pub segments: Vec<SegmentEntry>,
+    /// Records that a repair found to be lost: acknowledged once, and no longer to be read.
+    pub lost: Vec<Range<u64>>,
 }
 
 /// Why bytes are not a manifest.
@@ -41,37 +46,47 @@ pub enum ManifestFault {
     #[error("not a stream manifest: magic {0:#010x}")]
     Magic(u32),
     /// From a newer program.
-    #[error("manifest version {0}, this program reads version {VERSION}: use a newer lsfs")]
+    #[error("manifest version {0}, this program reads versions up to {VERSION_LOST}: use a newer lsfs")]
     Version(u32),
-    /// The length does not fit the number of segments.
-    #[error("manifest of {segments} segments has {found} bytes")]
+    /// The length does not fit the numbers of segments and lost ranges.
+    #[error("manifest of {segments} segments and {lost} lost ranges has {found} bytes")]
     Length {
         /// In the manifest.
         segments: u32,
+        /// In the manifest.
+        lost: u32,
         /// Of the whole.
         found: usize,
     },
     /// The entries contradict each other.
     #[error("manifest names no segments, or segments out of order at base index {0}")]
     Order(u64),
+    /// The lost ranges contradict each other.
+    #[error("manifest names empty lost ranges, or lost ranges out of order at record {0}")]
+    Lost(u64),
 }
 
 const MAGIC: u32 = u32::from_le_bytes(*b"LMAN");
 const VERSION: u32 = 1;
+/// Of a manifest with lost ranges; without any the version is 1, so that those who do not know of them read it too.
+const VERSION_LOST: u32 = 2;
 const FIXED_BYTES: usize = 48;
 const ENTRY_BYTES: usize = 32;
+const LOST_BYTES: usize = 16;
 
 impl Manifest {
     /// The manifest's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(FIXED_BYTES + self.segments.len() * ENTRY_BYTES);
+        let variable = self.segments.len() * ENTRY_BYTES + self.lost.len() * LOST_BYTES;
+        let mut bytes = Vec::with_capacity(FIXED_BYTES + variable);
+        let version = if self.lost.is_empty() { VERSION } else { VERSION_LOST };
         bytes.extend(MAGIC.to_le_bytes());
-        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(version.to_le_bytes());
         bytes.extend(self.stream_id.0);
         bytes.extend(self.epoch.to_le_bytes());
         bytes.extend(u32::from(self.closed).to_le_bytes());
         bytes.extend(self.first_index.to_le_bytes());
-        bytes.extend(0u32.to_le_bytes());
+        bytes.extend((self.lost.len() as u32).to_le_bytes());
         bytes.extend((self.segments.len() as u32).to_le_bytes());
         for segment in &self.segments {
             bytes.extend(segment.segment_id.to_le_bytes());
@@ -79,26 +94,35 @@ impl Manifest {
             bytes.extend(segment.next_index.to_le_bytes());
             bytes.extend(segment.end_position.to_le_bytes());
         }
+        for range in &self.lost {
+            bytes.extend(range.start.to_le_bytes());
+            bytes.extend(range.end.to_le_bytes());
+        }
         bytes
     }
 
     /// Reads and checks a manifest. Integrity is the final data's checksum; this checks meaning.
     pub fn decode(bytes: &[u8]) -> Result<Manifest, ManifestFault> {
         if bytes.len() < FIXED_BYTES {
-            return Err(ManifestFault::Length { segments: 0, found: bytes.len() });
+            return Err(ManifestFault::Length { segments: 0, lost: 0, found: bytes.len() });
         }
         let fields = Fields(bytes);
         if fields.u32(0) != MAGIC {
             return Err(ManifestFault::Magic(fields.u32(0)));
         }
-        if fields.u32(4) != VERSION {
-            return Err(ManifestFault::Version(fields.u32(4)));
-        }
+        let lost_count = match fields.u32(4) {
+            // Reserved in this version.
+            VERSION => 0,
+            VERSION_LOST => fields.u32(40),
+            newer => return Err(ManifestFault::Version(newer)),
+        };
         let count = fields.u32(44);
-        if bytes.len() as u64 != FIXED_BYTES as u64 + u64::from(count) * ENTRY_BYTES as u64 {
-            return Err(ManifestFault::Length { segments: count, found: bytes.len() });
+        let entries_end = FIXED_BYTES as u64 + u64::from(count) * ENTRY_BYTES as u64;
+        if bytes.len() as u64 != entries_end + u64::from(lost_count) * LOST_BYTES as u64 {
+            return Err(ManifestFault::Length { segments: count, lost: lost_count, found: bytes.len() });
         }
-        let segments: Vec<SegmentEntry> = bytes[FIXED_BYTES..]
+        let (entries, lost) = bytes[FIXED_BYTES..].split_at(entries_end as usize - FIXED_BYTES);
+        let segments: Vec<SegmentEntry> = entries
             .chunks_exact(ENTRY_BYTES)
             .map(|entry| {
                 let entry = Fields(entry);
@@ -122,12 +146,22 @@ impl Manifest {
         if let Some(entry) = segments.iter().find(|entry| entry.next_index < entry.base_index) {
             return Err(ManifestFault::Order(entry.base_index));
         }
+        let lost: Vec<Range<u64>> =
+            lost.chunks_exact(LOST_BYTES).map(|range| Fields(range).u64(0)..Fields(range).u64(8)).collect();
+        let is_apart = |pair: &[Range<u64>]| pair[0].end < pair[1].start;
+        if let Some(range) = lost.iter().find(|range| range.is_empty()) {
+            return Err(ManifestFault::Lost(range.start));
+        }
+        if let Some(pair) = lost.windows(2).find(|pair| !is_apart(pair)) {
+            return Err(ManifestFault::Lost(pair[1].start));
+        }
         Ok(Manifest {
             stream_id: StreamId(fields.array(8)),
             epoch: fields.u32(24),
             closed: fields.u32(28) != 0,
             first_index,
             segments,
+            lost,
         })
     }
 
@@ -135,6 +169,26 @@ impl Manifest {
     pub fn active(&self) -> &SegmentEntry {
         self.segments.last().expect("a manifest names at least one segment")
     }
+
+    /// The lost range that this record is in.
+    pub fn lost_range_of(&self, index: u64) -> Option<&Range<u64>> {
+        lost_range_of(&self.lost, index)
+    }
+
+    /// Forgets lost ranges outside of the records that the stream holds now: they were purged or truncated.
+    pub fn clip_lost(&mut self) {
+        let held = self.first_index..self.active().next_index;
+        for range in &mut self.lost {
+            *range = range.start.max(held.start)..range.end.min(held.end);
+        }
+        self.lost.retain(|range| !range.is_empty());
+    }
+}
+
+/// The range of `lost`, which is in index order, that a record is in.
+pub(crate) fn lost_range_of(lost: &[Range<u64>], index: u64) -> Option<&Range<u64>> {
+    let at = lost.partition_point(|range| range.end <= index);
+    lost.get(at).filter(|range| range.contains(&index))
 }
 
 #[cfg(test)]
@@ -154,12 +208,41 @@ mod tests {
             closed: true,
             first_index: 3,
             segments: vec![entry(0), entry(10), entry(20)],
+            lost: vec![],
         }
+    }
+
+    #[expect(clippy::single_range_in_vec_init, reason = "one lost range")]
+    fn with_lost() -> [Manifest; 2] {
+        [Manifest { lost: vec![4..9], ..manifest() }, Manifest { lost: vec![4..9, 10..20], ..manifest() }]
     }
 
     #[test]
     fn round_trip() {
         assert_eq!(Manifest::decode(&manifest().encode()), Ok(manifest()));
+        for lost in with_lost() {
+            assert_eq!(Manifest::decode(&lost.encode()), Ok(lost));
+        }
+    }
+
+    #[test]
+    fn without_lost_ranges_it_is_of_version_1() {
+        assert_eq!(manifest().encode()[4..8], [1, 0, 0, 0]);
+        assert_eq!(with_lost()[0].encode()[4..8], [2, 0, 0, 0]);
+        // What was reserved then is not looked at.
+        let mut older = manifest().encode();
+        older[40] = 7;
+        assert_eq!(Manifest::decode(&older), Ok(manifest()));
+    }
+
+    #[test]
+    fn lost_ranges_are_clipped_to_the_records_held() {
+        let mut manifest = Manifest { lost: vec![0..2, 2..4, 8..12, 29..40, 50..60], ..manifest() };
+        manifest.clip_lost();
+        assert_eq!(manifest.lost, [3..4, 8..12, 29..30]);
+        assert_eq!(manifest.lost_range_of(11), Some(&(8..12)));
+        assert_eq!(manifest.lost_range_of(12), None);
+        assert_eq!(manifest.lost_range_of(7), None);
     }
 
     #[test]
@@ -168,12 +251,16 @@ mod tests {
         assert!(matches!(Manifest::decode(&bytes[..bytes.len() - 1]), Err(ManifestFault::Length { .. })));
         assert!(matches!(Manifest::decode(&[0; 48]), Err(ManifestFault::Magic(0))));
         let mut newer = bytes.clone();
-        newer[4] = 2;
-        assert_eq!(Manifest::decode(&newer), Err(ManifestFault::Version(2)));
+        newer[4] = 3;
+        assert_eq!(Manifest::decode(&newer), Err(ManifestFault::Version(3)));
         let gap = Manifest { segments: vec![manifest().segments[0], manifest().segments[2]], ..manifest() };
         assert_eq!(Manifest::decode(&gap.encode()), Err(ManifestFault::Order(20)));
         let none = Manifest { segments: vec![], ..manifest() };
         assert_eq!(Manifest::decode(&none.encode()), Err(ManifestFault::Order(0)));
+        for (lost, at) in [(vec![4..9, 9..12], 9), (vec![12..14, 4..9], 4), (vec![4..9, 20..20], 20)] {
+            let wrong = Manifest { lost, ..manifest() };
+            assert_eq!(Manifest::decode(&wrong.encode()), Err(ManifestFault::Lost(at)));
+        }
         let mut absurd = bytes;
         absurd[44..48].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(Manifest::decode(&absurd), Err(ManifestFault::Length { .. })));

@@ -23,6 +23,7 @@ pub use checksum::Checksum;
 pub use compression::{Compression, DecompressFault};
 pub use file_header::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderFault, FileKind, StreamId};
 pub use index_entry::{INDEX_ENTRY_BYTES, IndexEntry};
+pub(crate) use manifest::lost_range_of;
 pub use manifest::{Manifest, ManifestFault, SegmentEntry};
 pub use mark::{MARK_BYTES, Mark, MarkFault};
 pub use record::{

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::block::{BlockReader, FoundRecord, Records, Step};
-use crate::codec::{BLOCK_HEADER_BYTES, BlockHeader, Compression, RecordTailer, SliceView};
+use crate::codec::{BLOCK_HEADER_BYTES, BlockHeader, Compression, RecordTailer, SliceView, lost_range_of};
 use crate::error::{Error, Result};
 use crate::io::{AlignedBuf, Runtime};
 use crate::stream::read_ahead::ReadAhead;
@@ -62,6 +63,8 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     fn block_in_memory(&self, segment: &Segment, index: u64) -> Option<u32>;
     /// Clock and threads.
     fn runtime(&self) -> Arc<dyn Runtime>;
+    /// The records that a repair found to be lost.
+    fn lost_ranges(&self) -> Vec<Range<u64>>;
 }
 
 impl Source for crate::stream::recorder::Recorder {
@@ -82,6 +85,24 @@ impl Source for crate::stream::recorder::Recorder {
     }
     fn runtime(&self) -> Arc<dyn Runtime> {
         Arc::clone(&self.env.runtime)
+    }
+    fn lost_ranges(&self) -> Vec<Range<u64>> {
+        self.lost_ranges()
+    }
+}
+
+/// What reading record `index` came to; if a repair has named it lost, the error says so, with all that is lost there.
+fn name_lost(source: &dyn Source, index: u64, error: Error) -> Error {
+    let (path, position, reason) = match &error {
+        Error::Corrupt(damage) => (damage.path.clone(), damage.position, damage.reason.clone()),
+        Error::Gone { path } => (path.clone(), 0, "the file is missing or is another segment".to_string()),
+        _ => return error,
+    };
+    match lost_range_of(&source.lost_ranges(), index) {
+        Some(range) => {
+            Error::corrupt(&path, position, Some(range.clone()), format!("lost, as a repair found: {reason}"))
+        }
+        None => error,
     }
 }
 
@@ -182,7 +203,7 @@ pub struct Cursor {
     epoch: u32,
     place: Option<Place>,
     run: AlignedBuf,
-    run_blocks: std::ops::Range<u32>,
+    run_blocks: Range<u32>,
     /// Runs fetched one behind the other; from the second on the next one is fetched ahead.
     runs_in_order: u32,
     read_ahead: Option<ReadAhead>,
@@ -242,7 +263,7 @@ impl Cursor {
         if self.next >= self.end || !self.has_next()? {
             return Ok(None);
         }
-        let found = self.find_next()?;
+        let found = self.find_next().map_err(|error| name_lost(&*self.source, self.next, error))?;
         self.next = found.index + 1;
         let place = self.place.as_ref().expect("a found record has a place");
         let stored = match found.in_run.clone() {
@@ -469,6 +490,10 @@ pub(crate) struct Located {
 
 /// Finds a record that is within bounds.
 pub(crate) fn locate(source: &dyn Source, index: u64) -> Result<Located> {
+    find_record(source, index).map_err(|error| name_lost(source, index, error))
+}
+
+fn find_record(source: &dyn Source, index: u64) -> Result<Located> {
     let extent = source.extent_of(index)?;
     let mut block = find_block(source, &extent, index)?;
     let reader = extent.segment.open()?.reader;
@@ -509,7 +534,7 @@ pub struct ReverseCursor {
     first_index: Option<u64>,
     place: Option<ReversePlace>,
     run: AlignedBuf,
-    run_blocks: std::ops::Range<u32>,
+    run_blocks: Range<u32>,
 }
 
 #[derive(Debug)]
@@ -554,7 +579,7 @@ impl ReverseCursor {
                     attempts += 1;
                     self.place = None;
                 }
-                other => break other?,
+                other => break other.map_err(|error| name_lost(&*self.source, index, error))?,
             }
         };
         self.next = index;

@@ -19,8 +19,10 @@ mod reader;
 mod record_cache;
 mod recorder;
 mod recovery;
+pub mod repair;
 mod segment;
 mod space;
+mod survey;
 mod verify;
 
 use std::ops::{Bound, Range, RangeBounds};
@@ -308,6 +310,14 @@ impl RecordStream {
         self.recorder().bounds().durable_index
     }
 
+    /// The records that are lost, in order: they were acknowledged, and a [repair](crate::repair) found that they no
+    /// longer verify. Reading one is [`Error::Corrupt`] with its whole range; all others are there.
+    ///
+    /// They stay named until they are purged or truncated, or until a repair finds them again.
+    pub fn lost_ranges(&self) -> Vec<Range<u64>> {
+        self.recorder().lost_ranges()
+    }
+
     /// Drops all records behind `index`; durable on return. The next record will be `index + 1`.
     ///
     /// # Errors
@@ -462,6 +472,7 @@ fn create(
         closed: false,
         first_index: base_index,
         segments: vec![active.entry()],
+        lost: Vec::new(),
     };
     pair.set(&manifest.encode())?;
     tracing::info!(dir = %dir.display(), %stream_id, "stream created");

@@ -57,10 +57,10 @@ impl Default for StreamOptions {
     }
 }
 
-/// The largest record limit: lengths and their sums stay far from 32 bits.
-const RECORD_LIMIT_BYTES_MAX: u32 = 1 << 30;
-
 impl StreamOptions {
+    /// The largest record limit: lengths and their sums stay far from 32 bits.
+    pub(crate) const RECORD_LIMIT_BYTES_MAX: u32 = 1 << 30;
+
     /// Settings that suit the block size of an existing stream, whatever was asked for.
     pub(crate) fn fitted_to_blocks(self) -> Self {
         let in_flight_bytes =
@@ -81,8 +81,8 @@ impl StreamOptions {
             let expected = format!("at most {BLOCK_BYTES_DEFAULT} without checksums");
             return wrong("block_bytes", self.block_bytes.to_string(), expected);
         }
-        if self.record_limit_bytes > RECORD_LIMIT_BYTES_MAX {
-            let expected = format!("at most {RECORD_LIMIT_BYTES_MAX}");
+        if self.record_limit_bytes > Self::RECORD_LIMIT_BYTES_MAX {
+            let expected = format!("at most {}", Self::RECORD_LIMIT_BYTES_MAX);
             return wrong("record_limit_bytes", self.record_limit_bytes.to_string(), expected);
         }
         let in_flight_min = self.block_bytes * 4;

@@ -1,6 +1,6 @@
 //! Reading a stream beside its writer.
 
-use std::ops::RangeBounds;
+use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -46,6 +46,7 @@ struct View {
     closed: bool,
     first_index: u64,
     extents: Vec<Extent>,
+    lost: Vec<Range<u64>>,
     damage: Option<Corruption>,
     /// The page of the writer that was there.
     page: Option<Box<dyn SharedPage>>,
@@ -103,9 +104,18 @@ impl Reader {
     ///
     /// # Errors
     /// If the stream changed and cannot be read any more.
-    pub fn bounds(&self) -> Result<std::ops::Range<u64>> {
+    pub fn bounds(&self) -> Result<Range<u64>> {
         let bounds = self.shared.bounds()?;
         Ok(bounds.first_index..bounds.next_index)
+    }
+
+    /// The records that a repair found to be lost, in order; see [`RecordStream::lost_ranges`](crate::RecordStream::lost_ranges).
+    ///
+    /// # Errors
+    /// If the stream's present state cannot be read.
+    pub fn lost_ranges(&self) -> Result<Vec<Range<u64>>> {
+        self.shared.bounds()?;
+        Ok(self.shared.view().lost.clone())
     }
 
     /// The damage at the end of the stream that keeps it from being written, if there is any.
@@ -210,6 +220,10 @@ impl Source for Shared {
     fn runtime(&self) -> Arc<dyn Runtime> {
         Arc::clone(&self.env.runtime)
     }
+
+    fn lost_ranges(&self) -> Vec<Range<u64>> {
+        self.view().lost.clone()
+    }
 }
 
 impl View {
@@ -233,9 +247,9 @@ impl View {
             }
         }
         let damage = layout.damage;
-        let Manifest { epoch, closed, first_index, .. } = manifest;
+        let Manifest { epoch, closed, first_index, lost, .. } = manifest;
         let unwritten = unwritten.filter(|_| page.is_none());
-        Ok(View { manifest_version, epoch, closed, first_index, extents, damage, page, unwritten })
+        Ok(View { manifest_version, epoch, closed, first_index, extents, lost, damage, page, unwritten })
     }
 
     fn bounds(&self) -> Bounds {

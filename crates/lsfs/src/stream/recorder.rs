@@ -969,6 +969,11 @@ impl Recorder {
         tail.sealed.iter().cloned().chain([tail.active_extent()]).collect()
     }
 
+    /// The records that a repair found to be lost.
+    pub(crate) fn lost_ranges(&self) -> Vec<Range<u64>> {
+        self.manifest().value.lost.clone()
+    }
+
     pub(crate) fn extent_of(&self, index: u64) -> Extent {
         let tail = self.tail();
         let at = tail.sealed.partition_point(|extent| extent.next_index <= index);
@@ -1062,6 +1067,7 @@ impl ManifestFile {
         self.value.closed = tail.closed;
         self.value.first_index = tail.first_index;
         self.value.segments = tail.sealed.iter().map(Extent::entry).chain([active]).collect();
+        self.value.clip_lost();
         drop(tail);
         self.pair.set(&self.value.encode()).map(|_version| ())
     }

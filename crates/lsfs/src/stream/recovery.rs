@@ -86,8 +86,16 @@ fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -
         .filter_map(|entry| directory::base_index_of(&entry.name).map(|base| (base, entry.len)))
         .collect();
     for entry in &manifest.segments {
+        // A repair has named what is lost of a sealed segment.
+        let is_sealed = entry.base_index < manifest.active().base_index;
+        let held = entry.base_index.max(manifest.first_index)..entry.next_index;
+        let last_is_lost = held.is_empty() || manifest.lost_range_of(held.end - 1).is_some();
+        let all_is_lost = held.is_empty()
+            || manifest.lost_range_of(held.end - 1).is_some_and(|lost| lost.start <= held.start);
         match on_disk.get(&entry.base_index) {
+            None if is_sealed && all_is_lost => {}
             None => return Err(missing(dir, entry)),
+            Some(_) if is_sealed && last_is_lost => {}
             Some(&len) if len < entry.end_position.next_multiple_of(block_bytes as u64) => {
                 let path = directory::segment_path(dir, entry.base_index);
                 let records = Some(entry.base_index..entry.next_index);
@@ -150,9 +158,9 @@ pub(crate) struct FoundEnd {
 
 /// A durable watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Watermark {
-    position: u64,
-    index: u64,
+pub(crate) struct Watermark {
+    pub(crate) position: u64,
+    pub(crate) index: u64,
 }
 
 struct Search<'a> {
@@ -237,7 +245,7 @@ pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> R
 }
 
 impl Watermark {
-    fn of(header: &BlockHeader) -> Self {
+    pub(crate) fn of(header: &BlockHeader) -> Self {
         Watermark { position: header.durable_position, index: header.durable_index }
     }
 }

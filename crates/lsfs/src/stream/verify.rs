@@ -1,14 +1,15 @@
 //! Looking at a stream without changing it: what it is, and whether every byte verifies.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::block::{BlockReader, Records, Step};
-use crate::codec::{BlockTailer, Checksum, FORMAT_VERSION, StreamId};
+use crate::codec::{Checksum, FORMAT_VERSION, StreamId, lost_range_of};
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
-use crate::io::{Access, AlignedBuf};
+use crate::io::Access;
 use crate::stream::look::{Look, is_written};
-use crate::stream::segment::{Extent, Segment};
+use crate::stream::segment::Extent;
+use crate::stream::survey::{SegmentBlocks, Stretch, Surveyed, survey};
 
 /// What a stream is made of.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct StreamInfo {
     pub is_open: bool,
     /// Whether the last writer closed it.
     pub is_closed: bool,
+    /// Records that a repair found to be lost, in order.
+    pub lost: Vec<Range<u64>>,
     /// Behind the end lies what a torn write left; the next writer truncates it.
     pub has_torn_tail: bool,
     /// Damage that keeps the stream from being written.
@@ -67,8 +70,10 @@ pub struct VerifyReport {
     pub stored_bytes: u64,
     /// Blocks read.
     pub blocks: u64,
-    /// Every damage, in order.
+    /// Every damage, in order; without records that are known to be lost.
     pub damage: Vec<Corruption>,
+    /// Records that a repair found to be lost, in order.
+    pub lost: Vec<Range<u64>>,
 }
 
 impl VerifyReport {
@@ -126,6 +131,7 @@ pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
         access,
         is_open,
         is_closed: manifest.closed,
+        lost: manifest.lost,
         has_torn_tail: layout.leftovers && !is_open,
         damage: layout.damage,
     })
@@ -141,7 +147,10 @@ pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
 pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
     let layout = match Look::at(env, dir) {
-        Ok(look) => look.layout,
+        Ok(look) => {
+            report.lost = look.manifest.lost;
+            look.layout
+        }
         Err(Error::Corrupt(damage)) => {
             report.damage.push(*damage);
             return Ok(report);
@@ -164,7 +173,15 @@ pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Resu
     {
         report.damage.push(damage);
     }
+    let VerifyReport { damage, lost, .. } = &mut report;
+    damage.retain(|damage| !is_known(damage, lost));
     Ok(report)
+}
+
+/// Whether a repair has named all records of this damage lost.
+pub(crate) fn is_known(damage: &Corruption, lost: &[Range<u64>]) -> bool {
+    let Some(records) = damage.records.as_ref().filter(|records| !records.is_empty()) else { return false };
+    lost_range_of(lost, records.start).is_some_and(|range| range.end >= records.end)
 }
 
 /// Verifies one segment; what a writer purged or truncated meanwhile is no damage.
@@ -177,9 +194,11 @@ fn verify_extent(
     let mut extent = extent.clone();
     loop {
         let mut report = VerifyReport::default();
-        match SegmentVerifier::new(&extent).and_then(|mut verifier| verifier.run(&mut report, &mut progress))
-        {
-            Ok(()) => {}
+        match survey_extent(&extent, &mut progress) {
+            Ok(Surveyed { records, stored_bytes, damage, .. }) => {
+                let blocks = u64::from(extent.last_block());
+                report = VerifyReport { records, stored_bytes, blocks, damage, ..report };
+            }
             Err(Error::Corrupt(damage)) => report.damage.push(*damage),
             Err(Error::Gone { path }) => report.damage.push(Corruption {
                 path,
@@ -202,144 +221,10 @@ fn verify_extent(
     }
 }
 
-const RUN_BYTES: usize = 1 << 20;
-/// How often a block that does not verify is read before it is called damaged.
-const READ_ATTEMPTS: u32 = 3;
-
-struct SegmentVerifier<'a> {
-    segment: &'a Segment,
-    reader: BlockReader,
-    /// Index after the last record, and number of the last block.
-    next_index: u64,
-    last_block: u32,
-    expected: u64,
-}
-
-impl<'a> SegmentVerifier<'a> {
-    fn new(extent: &'a Extent) -> Result<Self> {
-        Ok(SegmentVerifier {
-            segment: &extent.segment,
-            reader: extent.segment.open()?.reader,
-            next_index: extent.next_index,
-            last_block: extent.last_block(),
-            expected: extent.segment.base_index,
-        })
-    }
-
-    fn run(&mut self, report: &mut VerifyReport, mut progress: impl FnMut(u64)) -> Result<()> {
-        let mut run = AlignedBuf::zeroed(RUN_BYTES);
-        let mut records = Records::new(self.reader, 1, 0, Some(self.expected), false);
-        let (mut first, mut count, mut checked_below) = (1, 0, 1);
-        let mut attempts = 1;
-        while self.expected < self.next_index {
-            let block_bytes = self.segment.block_bytes;
-            let run_end = first + (count / block_bytes) as u32;
-            let step = if (first..run_end).contains(&records.block()) {
-                records.next(&run[..count], first, self.last_block)
-            } else {
-                Ok(Step::EndOfRun)
-            };
-            match step {
-                Ok(Step::Record(found)) if found.index < self.expected => {}
-                Ok(Step::Record(found)) if found.index < self.next_index => {
-                    if found.index > self.expected {
-                        let position = self.segment.position_of(found.start.0);
-                        let reason = format!("found record {}, expected {}", found.index, self.expected);
-                        report.damage.push(self.damage(position, self.expected..found.index, reason));
-                    }
-                    report.records += 1;
-                    report.stored_bytes += u64::from(found.stored_bytes);
-                    self.expected = found.index + 1;
-                }
-                Ok(Step::Record(_)) => break,
-                Ok(Step::EndOfRun) => {
-                    let block = records.block();
-                    if block >= self.last_block && (first..run_end).contains(&block) {
-                        break;
-                    }
-                    let wanted = (self.last_block + 1 - block) as usize * block_bytes;
-                    let read = self.segment.read_blocks(block, &mut run[..wanted.min(RUN_BYTES)])?;
-                    if read == 0 {
-                        break;
-                    }
-                    (first, count) = (block, read);
-                    checked_below = self.check_tailers(&run[..count], first, checked_below, report);
-                    progress(self.segment.position_of(block));
-                }
-                // Beside a writer the last block may be read while it is being written: look again before judging.
-                Err(fault) if attempts < READ_ATTEMPTS => {
-                    attempts += 1;
-                    let restart = records.unfinished().map_or(fault.block, |(_, first_block)| first_block);
-                    records = Records::new(self.reader, restart, 0, None, false);
-                    count = 0;
-                }
-                Err(fault) => {
-                    attempts = 1;
-                    let position = self.segment.position_of(fault.block) + fault.offset as u64;
-                    // Where records can be read again, the lost range ends.
-                    let resumed = self.resume_behind(fault.block)?;
-                    let lost_end = resumed.map_or(self.next_index, |(_, index)| index).max(self.expected);
-                    report.damage.push(self.damage(position, self.expected..lost_end, fault.to_string()));
-                    self.expected = lost_end;
-                    let Some((block, _)) = resumed else { break };
-                    records = Records::new(self.reader, block, 0, None, false);
-                    count = 0;
-                }
-            }
-        }
-        report.blocks += u64::from(self.last_block);
-        if self.expected < self.next_index {
-            let position = self.segment.position_of(records.block());
-            let reason = "the records are missing".to_string();
-            report.damage.push(self.damage(position, self.expected..self.next_index, reason));
-        }
-        Ok(())
-    }
-
-    fn damage(&self, position: u64, records: std::ops::Range<u64>, reason: String) -> Corruption {
-        Corruption { path: self.segment.path().to_path_buf(), position, records: Some(records), reason }
-    }
-
-    /// The next block behind `block` in which a record begins, and that record's index.
-    fn resume_behind(&self, block: u32) -> Result<Option<(u32, u64)>> {
-        let mut image = AlignedBuf::zeroed(self.segment.block_bytes);
-        for number in block + 1..=self.last_block {
-            if self.segment.read_blocks(number, &mut image)? == 0 {
-                return Ok(None);
-            }
-            let Ok(header) = self.reader.header(&image, number) else { continue };
-            let begins = self
-                .reader
-                .slices(&image, header)
-                .map_while(|slice| slice.ok())
-                .find(|slice| slice.number == 0 && slice.index >= self.expected);
-            if let Some(slice) = begins {
-                return Ok(Some((number, slice.index)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Compares the tailers of a run's blocks with their headers; records do not need them, walking backward does.
-    fn check_tailers(&self, run: &[u8], first: u32, checked_below: u32, report: &mut VerifyReport) -> u32 {
-        let mut end = first;
-        for (image, number) in run.chunks_exact(self.segment.block_bytes).zip(first..) {
-            end = number + 1;
-            // The last block's tailer may be that of a torn rewrite; the next writer mends it.
-            if number < checked_below || number >= self.last_block {
-                continue;
-            }
-            let Ok(header) = self.reader.header(image, number) else { continue };
-            let Some(last) = self.reader.slices(image, header).map_while(|slice| slice.ok()).last() else {
-                continue;
-            };
-            let good = BlockTailer { last_slice_start: last.start, used_bytes: header.used_bytes };
-            if last.end() == usize::from(header.used_bytes) && BlockTailer::decode(image) != Some(good) {
-                let position = self.segment.position_of(number + 1) - crate::codec::BLOCK_TAILER_BYTES as u64;
-                let reason = "block tailer does not match the block".to_string();
-                report.damage.push(self.damage(position, last.index..last.index, reason));
-            }
-        }
-        end.max(checked_below)
-    }
+/// Walks all records of a segment.
+fn survey_extent(extent: &Extent, progress: impl FnMut(u64)) -> Result<Surveyed> {
+    let open = extent.segment.open()?;
+    let blocks = SegmentBlocks { path: extent.segment.path(), file: &*open.file, reader: open.reader };
+    let stretch = Stretch::durable(extent.segment.base_index, extent.next_index, extent.last_block());
+    survey(blocks, &stretch, progress)
 }

@@ -1,0 +1,146 @@
+//! Repair: what verified before is there afterwards, what does not is named, and a crash in between costs nothing.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use lsfs::io::{CrashStyle, SimDisk};
+use lsfs::repair::{RepairMode, plan};
+use lsfs::{Error, Reader, RecordStream, StreamOptions};
+use support::sim_env;
+
+const DIR: &str = "/stream";
+const BLOCK: usize = 512;
+
+fn options() -> StreamOptions {
+    StreamOptions {
+        block_bytes: BLOCK,
+        segment_bytes: (BLOCK * 12) as u64,
+        in_flight_bytes: BLOCK * 4,
+        cache_bytes: BLOCK * 4,
+        ..StreamOptions::default()
+    }
+}
+
+fn payload(index: u64) -> Vec<u8> {
+    let mut bytes = vec![index as u8; (index * 37 % 400) as usize];
+    bytes.extend(index.to_le_bytes());
+    bytes
+}
+
+/// A stream of several segments, closed or as a killed writer leaves it.
+fn recorded(seed: u64, records: u64, closed: bool) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    let stream = RecordStream::open_in(sim_env(&disk, seed), DIR, options()).unwrap();
+    for index in 0..records {
+        stream.append(index % 5, &payload(index)).unwrap();
+    }
+    if closed {
+        stream.close().unwrap();
+    }
+    disk.restart()
+}
+
+fn files(disk: &SimDisk, end: &str) -> Vec<PathBuf> {
+    let is_wanted = |path: &PathBuf| {
+        path.parent() == Some(Path::new(DIR)) && path.extension().is_some_and(|extension| extension == end)
+    };
+    disk.paths().into_iter().filter(is_wanted).collect()
+}
+
+/// What a reader without the writer's help can answer, one by one.
+fn readable(disk: &SimDisk, seed: u64) -> BTreeMap<u64, Vec<u8>> {
+    let Ok(reader) = Reader::open_in(sim_env(disk, seed), DIR) else { return BTreeMap::new() };
+    let Ok(held) = reader.bounds() else { return BTreeMap::new() };
+    held.filter_map(|index| reader.read(index).ok().map(|record| (index, record.payload))).collect()
+}
+
+fn is_in(ranges: &[Range<u64>], index: u64) -> bool {
+    ranges.iter().any(|range| range.contains(&index))
+}
+
+/// Checks a repaired stream against what was appended and against what could be read before.
+#[track_caller]
+fn check(disk: &SimDisk, seed: u64, before: &BTreeMap<u64, Vec<u8>>, context: &str) -> Vec<Range<u64>> {
+    let again = plan(&sim_env(disk, seed), DIR, RepairMode::Keep).unwrap();
+    assert_eq!(again.steps, [], "{context}: repaired once is repaired: {again}");
+    let stream = RecordStream::open_in(sim_env(disk, seed + 1), DIR, options())
+        .unwrap_or_else(|error| panic!("{context}: {error}"));
+    let lost = stream.lost_ranges();
+    for index in stream.first_index()..stream.next_index() {
+        match stream.read(index) {
+            Ok(record) => {
+                assert!(!is_in(&lost, index), "{context}: record {index} is called lost: {lost:?}");
+                assert_eq!(record.payload, payload(index), "{context}: record {index}");
+            }
+            Err(Error::Corrupt(damage)) => {
+                let named = lost.iter().find(|range| range.contains(&index)).cloned();
+                assert!(named.is_some(), "{context}: record {index} is not called lost ({lost:?}): {damage}");
+                assert_eq!(damage.records, named, "{context}");
+            }
+            Err(error) => panic!("{context}: record {index}: {error}"),
+        }
+    }
+    for (index, bytes) in before {
+        assert_eq!(
+            stream.read(*index).map(|record| record.payload).ok().as_ref(),
+            Some(bytes),
+            "{context}: {index}"
+        );
+    }
+    // It goes on, and stays as it is over a reopen.
+    let next = stream.next_index();
+    stream.append(1, b"on it goes").unwrap();
+    stream.close().unwrap();
+    let disk = disk.restart();
+    let reader = Reader::open_in(sim_env(&disk, seed + 2), DIR).unwrap();
+    assert_eq!(reader.lost_ranges().unwrap(), lost, "{context}");
+    assert_eq!(reader.read(next).unwrap().payload, b"on it goes");
+    let report = lsfs::verify(&sim_env(&disk, seed), Path::new(DIR), |_| {}).unwrap();
+    assert_eq!(report.damage, [], "{context}");
+    assert_eq!(report.lost, lost);
+    lost
+}
+
+#[test]
+fn a_sound_stream_needs_nothing() {
+    for closed in [true, false] {
+        let disk = recorded(1, 200, closed);
+        let before = disk.fingerprint();
+        let plan = plan(&sim_env(&disk, 2), DIR, RepairMode::Keep).unwrap();
+        assert_eq!((&plan.steps[..], &plan.findings[..], &plan.lost[..]), (&[][..], &[][..], &[][..]));
+        assert_eq!(plan.records, Some(0..200));
+        plan.apply().unwrap();
+        assert_eq!(disk.fingerprint(), before, "nothing is changed");
+    }
+}
+
+#[test]
+fn every_damaged_block_costs_its_own_records_and_no_others() {
+    for closed in [true, false] {
+        let sound = recorded(3, 60, closed);
+        for path in files(&sound, "seg") {
+            let sectors = sound.contents(&path).unwrap().len() as u64 / 512;
+            for sector in 0..sectors {
+                let disk = sound.power_fail(CrashStyle::EverythingUnsynced, 0);
+                disk.zero_sector(&path, sector).unwrap();
+                let context = format!("closed {closed}, {} sector {sector}", path.display());
+                let before = readable(&disk, 5);
+                let could_open = {
+                    let copy = disk.power_fail(CrashStyle::EverythingUnsynced, 0);
+                    RecordStream::open_in(sim_env(&copy, 6), DIR, options()).map(drop)
+                };
+                let plan = plan(&sim_env(&disk, 7), DIR, RepairMode::Keep)
+                    .unwrap_or_else(|error| panic!("{context}: {error}"));
+                if let Err(error) = could_open {
+                    assert!(!plan.steps.is_empty(), "{context}: nothing is planned for {error}");
+                }
+                plan.apply().unwrap_or_else(|error| panic!("{context}: {error}\n{plan}"));
+                let lost = check(&disk, 8, &before, &context);
+                assert_eq!(lost, plan.lost, "{context}");
+            }
+        }
+    }
+}
