@@ -109,6 +109,7 @@ fn of_file(path: &Path, file: &BlockFile) -> Report {
         kind: match header.kind {
             FileKind::Segment => Kind::SegmentFile,
             FileKind::FinalData => Kind::FinalDataFile,
+            FileKind::SetSegment => Kind::SetSegmentFile,
         },
         stream_id: header.stream_id.to_string(),
         format_version: file.format_version,

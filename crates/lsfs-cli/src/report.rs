@@ -42,6 +42,7 @@ pub(crate) enum Kind {
     FinalData,
     SegmentFile,
     FinalDataFile,
+    SetSegmentFile,
 }
 
 /// What a path holds, by kind.
@@ -207,6 +208,7 @@ impl fmt::Display for Kind {
             Kind::FinalData => "final data",
             Kind::SegmentFile => "segment of a record stream",
             Kind::FinalDataFile => "file of final data",
+            Kind::SetSegmentFile => "segment of a segment set",
         })
     }
 }

@@ -115,8 +115,29 @@ pub enum Error {
         /// The stream's directory.
         path: PathBuf,
     },
-    /// The segment went away under a reader: it was purged or truncated. Start again from the first index.
-    #[error("segment {} is gone: purged or truncated while it was read", path.display())]
+    /// These entries of a segment set were being written when the write failed: after reopening they may be there or
+    /// not.
+    #[error("entries at {} to {} (exclusive) of {} are indeterminate: {cause}", positions.start, positions.end, path.display())]
+    IndeterminateEntries {
+        /// The segment's file.
+        path: PathBuf,
+        /// The positions in flight.
+        positions: Range<u64>,
+        /// What failed.
+        cause: Box<Error>,
+    },
+    /// There is no such entry in the segment.
+    #[error("{} has no such entry at byte {position}: {reason}", path.display())]
+    NoEntry {
+        /// The segment's file.
+        path: PathBuf,
+        /// The position asked for.
+        position: u64,
+        /// What is there instead.
+        reason: String,
+    },
+    /// The segment went away under a reader: it was purged, truncated or reclaimed. Start again from the first index.
+    #[error("segment {} is gone: purged, truncated or reclaimed", path.display())]
     Gone {
         /// The segment's file.
         path: PathBuf,
@@ -191,7 +212,9 @@ impl Error {
     pub fn is_corruption(&self) -> bool {
         match self {
             Error::Corrupt(_) => true,
-            Error::Indeterminate { cause, .. } | Error::Poisoned { cause, .. } => cause.is_corruption(),
+            Error::Indeterminate { cause, .. }
+            | Error::IndeterminateEntries { cause, .. }
+            | Error::Poisoned { cause, .. } => cause.is_corruption(),
             _ => false,
         }
     }

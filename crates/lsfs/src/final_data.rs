@@ -397,6 +397,12 @@ impl StatePair {
         Ok(())
     }
 
+    /// Makes the file of the next switch now, for those who must be able to switch on a full disk.
+    pub(crate) fn prepare_other(&self) -> Result<()> {
+        let planned_bytes = u64::from(self.options.limit_blocks) * self.options.block_bytes as u64;
+        self.prepare(1 - self.holder, planned_bytes).map(|_file| ())
+    }
+
     /// Opens or creates the file of the next switch and gives it its working length.
     fn prepare(&self, which: usize, planned_bytes: u64) -> Result<Arc<dyn File>> {
         let path = &self.paths[which];

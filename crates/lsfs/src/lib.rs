@@ -6,6 +6,8 @@
 //!   many producers share one sync. [`Reader`] reads beside the writer, in this process or another.
 //! - [`DataStream`]: a stream of bytes with durable [marks](codec::Mark); [`DataReader`] reads them back.
 //! - [`FinalData`]: one complete state, replaced as a whole.
+//! - [`SegmentSet`]: entries found by [pointers](codec::Pointer), for those who keep their own index;
+//!   [`SegmentSetReader`] reads beside the writer.
 //!
 //! What each call promises about power failures is in `docs/durability.md`, the bytes on disk in `docs/format.md`, the
 //! way of a record through the code in `ARCHITECTURE.md`.
@@ -44,6 +46,7 @@ mod index;
 pub mod io;
 mod metrics;
 mod mutant;
+mod segment_set;
 mod stream;
 
 pub use clerk::{Clerk, ClerkReport, IndexFault, IndexReport, rebuild, run_once, verify_index};
@@ -55,6 +58,10 @@ pub use metrics::Latencies;
 #[cfg(feature = "testing")]
 pub use mutant::Mutant;
 pub use stream::repair;
+pub use segment_set::{
+    Body, Durability, Entries, Entry, FooterHook, SegmentHandle, SegmentSet, SegmentSetReader, SetKind,
+    SetOptions, SetSegmentInfo, SetStats,
+};
 pub use stream::{
     Cursor, Pending, Progress, Reader, Record, RecordRef, RecordStream, ReverseCursor, SegmentInfo,
     SpacePolicy, StreamInfo, StreamOptions, StreamStats, VerifyReport, inspect, verify,

@@ -34,6 +34,8 @@ pub enum FileKind {
     Segment,
     /// One of the two files of final data.
     FinalData,
+    /// A segment of a segment set.
+    SetSegment,
 }
 
 impl FileKind {
@@ -41,6 +43,7 @@ impl FileKind {
         match self {
             FileKind::Segment => 1,
             FileKind::FinalData => 2,
+            FileKind::SetSegment => 3,
         }
     }
 }
@@ -150,7 +153,7 @@ impl FileHeader {
             return Err(wrong("block size", block_bytes.into()));
         }
         Ok(FileHeader {
-            kind: [FileKind::Segment, FileKind::FinalData]
+            kind: [FileKind::Segment, FileKind::FinalData, FileKind::SetSegment]
                 .into_iter()
                 .find(|kind| kind.code() == bytes[16])
                 .ok_or(wrong("kind", bytes[16].into()))?,

@@ -2,7 +2,8 @@
 //!
 //! A file is a sequence of blocks. Block 0 is the [`FileHeader`]; every other block is a [`BlockHeader`], slices,
 //! free space and a block tailer. A [`slice`](SliceView) carries a piece of one record; the record layer puts a
-//! [`RecordHeader`] before the payload and, when the record spans slices, a record tailer behind it.
+//! [`RecordHeader`] before the payload and, when the record spans slices, a record tailer behind it. Segments of a
+//! segment set hold frames instead: a [`FrameHeader`], then the body in one piece.
 //!
 //! **Invariants.** No function here does I/O, allocates by a length it has not checked, or panics on any input.
 //! Zero bytes are never a valid header. All integers are little-endian.
@@ -11,10 +12,14 @@ mod block;
 mod checksum;
 mod compression;
 mod file_header;
+mod footer;
+mod frame;
 mod index_entry;
 mod manifest;
 mod mark;
+mod pointer;
 mod record;
+mod segment_list;
 mod segment_statistics;
 mod slice;
 
@@ -22,14 +27,22 @@ pub use block::{BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader,
 pub use checksum::Checksum;
 pub use compression::{Compression, DecompressFault};
 pub use file_header::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderFault, FileKind, StreamId};
+pub use footer::{FOOTER_BYTES, Footer, FooterFault};
+pub use frame::{
+    FRAME_BODY_ALIGNMENT, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES_MIN, FRAME_PIECE_BYTES, FrameFault,
+    FrameHeader, FrameIdentity, check_pieces, frame_body_position, frame_end, frame_header_bytes, frame_seed,
+    piece_checksums, stored_checksums,
+};
 pub use index_entry::{INDEX_ENTRY_BYTES, IndexEntry};
 pub(crate) use manifest::lost_range_of;
 pub use manifest::{Manifest, ManifestFault, SegmentEntry};
 pub use mark::{MARK_BYTES, Mark, MarkFault};
+pub use pointer::{POINTER_BYTES, Pointer};
 pub use record::{
     RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordFault, RecordHeader, RecordTailer,
     record_overhead_bytes,
 };
+pub use segment_list::{ListedSegment, SegmentList, SegmentListFault, Tally};
 pub use segment_statistics::{
     SEGMENT_STATISTICS_BYTES, SegmentStatistics, StatisticsFault, TYPE_COUNTS_MAX, TypeCount,
 };

@@ -9,7 +9,7 @@
 //! (verified slices) → the payload.
 
 mod cursor;
-mod live;
+pub(crate) mod live;
 mod look;
 mod mapped;
 mod options;
@@ -23,6 +23,7 @@ pub mod repair;
 mod segment;
 mod space;
 mod survey;
+pub(crate) mod space;
 mod verify;
 
 use std::ops::{Bound, Range, RangeBounds};

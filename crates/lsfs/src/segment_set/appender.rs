@@ -1,0 +1,1161 @@
+//! The write path: entries into frames, frames to the disk, waiters to their answers.
+//!
+//! The principal type is [`Appender`]. Entries become frames in the open buffer under one short lock; one thread at a
+//! time carries a buffer to the disk, as in a record stream (docs/design/0002-group-commit.md). What is different: a
+//! write need not be synced, and so *written* and *durable* are two places.
+//!
+//! **Invariants.** One write of frames at a time. `durable <= written <= appended`, and `durable` moves only after a
+//! write or sync that covers it has returned success. A frame says that it is a witness only if everything before it
+//! was durable when its write began. After the first failed write or sync nothing is written any more. Lock order:
+//! list, then segments, then tail; only the list's is held during I/O.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use crate::codec::{
+    Checksum, Compression, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer, FrameHeader,
+    FrameIdentity, Pointer, SegmentList, StreamId, Tally, frame_end, piece_checksums,
+};
+use crate::directory::{self, WriterLock};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::final_data::StatePair;
+use crate::io::{Access, AlignedBuf, Background, EventWord, File, SharedPage, Step, WriteSync};
+use crate::metrics::{Counter, Histogram};
+use crate::segment_set::image::{Image, OpenBuffer, RecentImages};
+use crate::segment_set::options::{Durability, PAGE_BYTES, SEGMENT_BYTES_MAX, SetKind, SetOptions};
+use crate::segment_set::segment::{FrameSource, Segment, SegmentPlace, Window, segment_name};
+use crate::stream::live::{self, Published};
+use crate::stream::space::{Space, Spare};
+
+/// The sequence number of a buffer; buffers are written in this order.
+type Sequence = u64;
+
+/// Buffered entries are written after this time at the latest.
+const BUFFERED_FOR_MAX: Duration = Duration::from_millis(100);
+/// So many buffered bytes are worth a write of their own.
+const BUFFERED_BYTES_MAX: usize = 1 << 20;
+/// The list learns the end of the active segment anew after so many bytes: what an open has to verify.
+const LIST_REFRESH_BYTES: u64 = 8 << 20;
+/// How long a batch waits for the next of those who are expected; about a sixth of a sync.
+const GATHER_PAUSE: Duration = Duration::from_micros(20);
+/// A batch this long is not worth waiting for more.
+const GATHER_BYTES_MAX: usize = 64 << 10;
+/// What a footer without bytes of the user takes; kept free in every segment.
+const FOOTER_RESERVE_BYTES: u64 = (FRAME_HEADER_BYTES_MIN + FOOTER_BYTES) as u64;
+
+/// The shared core of an open set.
+pub(crate) struct Appender {
+    pub(crate) env: Env,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: SetOptions,
+    pub(crate) set_id: StreamId,
+    pub(crate) were_live_bytes_exact: bool,
+    epoch: u32,
+    place: SegmentPlace,
+    list: Mutex<ListFile>,
+    /// Version of the list, and the end of the active segment as it has it.
+    list_version: AtomicU64,
+    listed_end: AtomicU64,
+    /// All segments by number, the active one included.
+    segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    tail: Mutex<Tail>,
+    /// Appenders waiting for room in the buffer, and whoever waits to be exclusive.
+    room: Condvar,
+    /// Every buffer up to this one is durable.
+    done: AtomicU64,
+    failed: AtomicBool,
+    /// Sleepers wait on the word of their buffer's parity, so one wake reaches just that batch.
+    words: [EventWord; 2],
+    pub(crate) space: Space,
+    live: Box<dyn SharedPage>,
+    lock: Mutex<Option<WriterLock>>,
+    committer: OnceLock<Box<dyn Background>>,
+    preparer: OnceLock<Box<dyn Background>>,
+    pub(crate) metrics: Metrics,
+}
+
+/// The list on the disk.
+#[derive(Debug)]
+struct ListFile {
+    pair: StatePair,
+}
+
+/// What the appender counts.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) appended_entries: Counter,
+    pub(crate) appended_bytes: Counter,
+    pub(crate) writes: Counter,
+    pub(crate) written_bytes: Counter,
+    pub(crate) syncs: Counter,
+    pub(crate) reclaimed_segments: Counter,
+    pub(crate) write_latency: Histogram,
+}
+
+/// The state behind the one lock of the write path.
+struct Tail {
+    active: Arc<Segment>,
+    file: Arc<dyn File>,
+    identity: FrameIdentity,
+    /// Of new frames in the active segment.
+    frame_epoch: u16,
+    capacity_bytes: u64,
+    /// Of the segments before the active one.
+    sealed_bytes: u64,
+    buffer: OpenBuffer,
+    appended: Tally,
+    written: Tally,
+    durable: Tally,
+    /// The buffer that is being filled, how many wait for it, and how many waited for the last one.
+    filling: Sequence,
+    filling_waiters: u32,
+    last_waiters: u32,
+    /// When the oldest buffered entry came that nobody waits for.
+    buffered_since: Option<Duration>,
+    flushing: bool,
+    /// Somebody changes more than the buffer: nobody else may append or flush.
+    exclusive: bool,
+    committer_kicked: bool,
+    room_waiters: u32,
+    sleepers: [u32; 2],
+    recent: RecentImages,
+    average_write_bytes: u64,
+    failure: Option<Failure>,
+    closed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    cause: Error,
+    batch: Sequence,
+    path: PathBuf,
+    positions: Range<u64>,
+}
+
+type TailGuard<'a> = MutexGuard<'a, Tail>;
+
+/// An entry with the checksums of its body, which are made before any lock is taken.
+pub(crate) struct Entry<'a> {
+    kind: u8,
+    body: &'a [u8],
+    first_checksum: u32,
+    more_checksums: Vec<u32>,
+}
+
+impl<'a> Entry<'a> {
+    pub(crate) fn new(kind: u8, body: &'a [u8], options: &SetOptions) -> Result<Self> {
+        if body.len() as u64 > options.body_limit_bytes.into() {
+            let limit_bytes = options.body_limit_bytes.into();
+            return Err(Error::TooLarge { size_bytes: body.len() as u64, limit_bytes });
+        }
+        let mut checksums = piece_checksums(body);
+        let first_checksum = checksums.next().expect("every body has a piece");
+        Ok(Entry { kind, body, first_checksum, more_checksums: checksums.collect() })
+    }
+
+    fn checksums(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::once(self.first_checksum).chain(self.more_checksums.iter().copied())
+    }
+}
+
+/// What a set is built from once its directory was recovered.
+pub(crate) struct Recovered {
+    pub(crate) set_id: StreamId,
+    pub(crate) epoch: u32,
+    pub(crate) pair: StatePair,
+    pub(crate) sealed: Vec<Arc<Segment>>,
+    pub(crate) active: Arc<Segment>,
+    pub(crate) tally: Tally,
+    pub(crate) were_live_bytes_exact: bool,
+}
+
+impl Appender {
+    /// Builds the write path on a recovered directory.
+    pub(crate) fn start(
+        place: SegmentPlace,
+        options: SetOptions,
+        space: Space,
+        lock: WriterLock,
+        recovered: Recovered,
+    ) -> Result<Arc<Appender>> {
+        let Recovered { set_id, epoch, pair, sealed, active, tally, were_live_bytes_exact } = recovered;
+        let SegmentPlace { env, dir, .. } = place.clone();
+        let live_path = dir.join(directory::LIVE_NAME);
+        let live = env
+            .disk
+            .shared_page(&live_path, true)
+            .map_err(|error| Error::write("create", &live_path, 4096, error))?;
+        let mut tail = Tail::on(&active, tally, epoch, RecentImages::new(options.cache_bytes))?;
+        tail.sealed_bytes = sealed.iter().filter_map(|segment| Some(u64::from(segment.sealed()?.end))).sum();
+        let list_version = AtomicU64::new(pair.state().map_or(0, |state| state.version));
+        let segments = sealed.into_iter().chain([active]).map(|segment| (segment.number, segment)).collect();
+        let appender = Arc::new(Appender {
+            env,
+            dir,
+            options,
+            set_id,
+            were_live_bytes_exact,
+            epoch,
+            place,
+            list: Mutex::new(ListFile { pair }),
+            list_version,
+            listed_end: AtomicU64::new(tally.end.into()),
+            segments: RwLock::new(segments),
+            tail: Mutex::new(tail),
+            room: Condvar::new(),
+            done: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            words: Default::default(),
+            space,
+            live,
+            lock: Mutex::new(Some(lock)),
+            committer: OnceLock::new(),
+            preparer: OnceLock::new(),
+            metrics: Metrics::default(),
+        });
+        appender.spawn_background()?;
+        if appender.frame_epoch_is_used_up() {
+            // Frames have 16 bits for the epoch; a new segment counts from its own.
+            appender.seal_active()?;
+        }
+        appender.publish(&appender.tail());
+        Ok(appender)
+    }
+
+    fn frame_epoch_is_used_up(&self) -> bool {
+        self.tail().frame_epoch == u16::MAX
+    }
+
+    fn spawn_background(self: &Arc<Self>) -> Result<()> {
+        let spawn = |name, step: fn(&Appender) -> Step| {
+            let appender: Weak<Appender> = Arc::downgrade(self);
+            let task = Box::new(move || appender.upgrade().map_or(Step::Idle, |appender| step(&appender)));
+            self.env
+                .runtime
+                .spawn(name, task)
+                .map_err(|error| Error::io("start a thread for", &self.dir, error))
+        };
+        let (committer, preparer) =
+            (spawn("lsfs-commit", Appender::commit_step)?, spawn("lsfs-space", Appender::prepare_step)?);
+        // Set once, here, before anybody else has the appender.
+        let _first = (self.committer.set(committer), self.preparer.set(preparer));
+        Ok(())
+    }
+
+    fn tail(&self) -> TailGuard<'_> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn list(&self) -> MutexGuard<'_, ListFile> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_durable(&self) -> bool {
+        self.options.kind == SetKind::Durable
+    }
+
+    fn wait_for_room<'a>(&self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
+        tail.room_waiters += 1;
+        let mut tail = self.room.wait(tail).unwrap_or_else(PoisonError::into_inner);
+        tail.room_waiters -= 1;
+        tail
+    }
+
+    fn announce_room(&self, tail: &Tail) {
+        if tail.room_waiters > 0 {
+            self.room.notify_all();
+        }
+    }
+
+    fn check_usable(&self, tail: &Tail) -> Result<()> {
+        if let Some(failure) = &tail.failure {
+            return Err(Error::Poisoned { path: self.dir.clone(), cause: Box::new(failure.cause.clone()) });
+        }
+        if tail.closed { Err(Error::Closed { path: self.dir.clone() }) } else { Ok(()) }
+    }
+
+    // ---- appending ----
+
+    /// Appends entries one behind the other in one segment; after a crash all of them are there, or none.
+    pub(crate) fn append(&self, entries: &[Entry<'_>], durability: Durability) -> Result<Vec<Pointer>> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let batch_bytes = end_of(PAGE_BYTES as u64, entries);
+        if batch_bytes > SEGMENT_BYTES_MAX {
+            return Err(Error::TooLarge { size_bytes: batch_bytes, limit_bytes: SEGMENT_BYTES_MAX });
+        }
+        let (mut tail, pointers, batch) = self.enqueue(self.tail(), entries)?;
+        let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
+        self.metrics.appended_entries.add(entries.len() as u64);
+        self.metrics.appended_bytes.add(bytes as u64);
+        if durability == Durability::Sync && self.is_durable() {
+            tail.filling_waiters += 1;
+            self.commit(tail, batch)?;
+            return Ok(pointers);
+        }
+        if tail.buffered_since.is_none() {
+            tail.buffered_since = Some(self.env.runtime.now());
+        }
+        let pending = tail.buffer.pending_bytes();
+        if pending >= BUFFERED_BYTES_MAX && pending - bytes.min(pending) < BUFFERED_BYTES_MAX {
+            // It may be waiting for the time to pass.
+            tail.committer_kicked = false;
+        }
+        self.kick_committer(tail);
+        Ok(pointers)
+    }
+
+    /// Puts entries into the open buffer; answers their places and their buffer.
+    fn enqueue<'a>(
+        &'a self,
+        mut tail: TailGuard<'a>,
+        entries: &[Entry<'_>],
+    ) -> Result<(TailGuard<'a>, Vec<Pointer>, Sequence)> {
+        loop {
+            self.check_usable(&tail)?;
+            let needed = tail.end_with(entries) - tail.buffer.end();
+            if tail.exclusive {
+                tail = self.wait_for_room(tail);
+            } else if tail.must_seal(entries) {
+                drop(tail);
+                self.roll(Some(entries))?;
+                tail = self.tail();
+            } else if tail.buffer.pending_bytes() == 0
+                || tail.buffer.pending_bytes() as u64 + needed <= self.options.in_flight_bytes as u64
+            {
+                break;
+            } else if tail.flushing {
+                tail = self.wait_for_room(tail);
+            } else {
+                tail = self.flush(tail, false);
+                if tail.buffer.pending_bytes() > 0 {
+                    self.kick_committer(tail);
+                    tail = self.tail();
+                }
+            }
+        }
+        let mut pointers = Vec::with_capacity(entries.len());
+        for (number, entry) in entries.iter().enumerate() {
+            pointers.push(tail.put(entry, number + 1 < entries.len()));
+        }
+        let batch = tail.filling;
+        Ok((tail, pointers, batch))
+    }
+
+    /// Makes everything appended so far durable; in a cache, hands it to the system.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let tail = self.tail();
+        let batch = if tail.buffer.pending_bytes() == 0 { tail.filling - 1 } else { tail.filling };
+        self.commit(tail, batch)
+    }
+
+    /// Returns when the buffer is durable: flushes it here if nobody else is flushing, sleeps otherwise.
+    fn commit<'a>(&'a self, mut tail: TailGuard<'a>, batch: Sequence) -> Result<()> {
+        loop {
+            if self.done.load(Ordering::Acquire) >= batch {
+                return Ok(());
+            }
+            if let Some(failure) = &tail.failure {
+                return Err(self.failure_of(failure, batch));
+            }
+            if !tail.flushing && !tail.exclusive {
+                tail = self.flush(self.gather(tail), true);
+                if tail.buffer.pending_bytes() > 0 && !tail.flushing {
+                    self.kick_committer(tail);
+                    tail = self.tail();
+                }
+                continue;
+            }
+            let word = &self.words[parity(batch)];
+            tail.sleepers[parity(batch)] += 1;
+            let seen = word.load();
+            drop(tail);
+            if !self.env.runtime.run_instead_of_waiting() {
+                word.wait(seen);
+            }
+            if self.done.load(Ordering::Acquire) >= batch {
+                return Ok(());
+            }
+            tail = self.tail();
+        }
+    }
+
+    /// What the failure means for a buffer that was waiting.
+    fn failure_of(&self, failure: &Failure, batch: Sequence) -> Error {
+        let cause = Box::new(failure.cause.clone());
+        if batch == failure.batch {
+            let (path, positions) = (failure.path.clone(), failure.positions.clone());
+            return Error::IndeterminateEntries { path, positions, cause };
+        }
+        Error::Poisoned { path: self.dir.clone(), cause }
+    }
+
+    // ---- flushing ----
+
+    fn kick_committer(&self, mut tail: TailGuard<'_>) {
+        if tail.flushing || tail.committer_kicked || tail.exclusive {
+            // Whoever flushes or is exclusive looks again before it goes.
+            return;
+        }
+        tail.committer_kicked = true;
+        drop(tail);
+        if let Some(committer) = self.committer.get() {
+            committer.kick();
+        }
+    }
+
+    /// The background committer: carries on as long as somebody waits, and writes what was buffered long enough.
+    fn commit_step(&self) -> Step {
+        let mut tail = self.tail();
+        tail.committer_kicked = false;
+        while !tail.flushing && !tail.exclusive && tail.failure.is_none() && tail.buffer.pending_bytes() > 0 {
+            if tail.filling_waiters > 0 {
+                tail = self.flush(self.gather(tail), true);
+                continue;
+            }
+            let age = tail
+                .buffered_since
+                .map_or(Duration::ZERO, |since| self.env.runtime.now().saturating_sub(since));
+            if tail.buffer.pending_bytes() < BUFFERED_BYTES_MAX && age < BUFFERED_FOR_MAX {
+                tail.committer_kicked = true;
+                return Step::After(BUFFERED_FOR_MAX - age);
+            }
+            tail = self.flush(tail, false);
+        }
+        Step::Idle
+    }
+
+    /// Lets those who were woken by the last batch come back before the next one leaves; see docs/design/0002.
+    fn gather<'a>(&'a self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
+        let target = tail.last_waiters;
+        let is_full =
+            |tail: &Tail| tail.filling_waiters >= target || tail.buffer.pending_bytes() >= GATHER_BYTES_MAX;
+        if target < 2 || is_full(&tail) {
+            return tail;
+        }
+        // Others sleep or return meanwhile, as while a buffer is in flight.
+        tail.flushing = true;
+        let mut seen = tail.filling_waiters;
+        let mut last_arrival = self.env.runtime.now();
+        while !is_full(&tail) {
+            drop(tail);
+            self.env.runtime.yield_now();
+            let now = self.env.runtime.now();
+            tail = self.tail();
+            if tail.filling_waiters > seen {
+                (seen, last_arrival) = (tail.filling_waiters, now);
+            } else if now.saturating_sub(last_arrival) > GATHER_PAUSE {
+                break;
+            }
+        }
+        tail.flushing = false;
+        tail
+    }
+
+    /// Carries the open buffer to the disk, and everything written before to the medium if `sync` says so or somebody
+    /// waits; then answers those who wait.
+    ///
+    /// The caller has seen, under this lock, that nobody else is flushing. Afterwards there may be a new buffer to
+    /// flush; if the caller goes away it kicks the committer.
+    fn flush<'a>(&'a self, mut tail: TailGuard<'a>, sync: bool) -> TailGuard<'a> {
+        debug_assert!(!tail.flushing);
+        if tail.failure.is_some() {
+            return tail;
+        }
+        let sync = (sync || tail.filling_waiters > 0) && self.is_durable();
+        let image = (tail.buffer.pending_bytes() > 0).then(|| tail.take_buffer());
+        if image.is_none() && !(sync && tail.durable != tail.written) {
+            return tail;
+        }
+        let (written, batch) = (tail.appended, tail.filling - 1);
+        let unsynced = tail.durable != tail.written;
+        let start = u64::from(tail.durable.end);
+        let file = Arc::clone(&tail.file);
+        tail.flushing = true;
+        self.announce_room(&tail);
+        drop(tail);
+
+        let started = self.env.runtime.now();
+        let outcome = self.carry(&*file, image.as_deref(), sync, unsynced);
+        self.metrics.write_latency.record(self.env.runtime.now().saturating_sub(started));
+
+        let mut tail = self.tail();
+        match outcome {
+            Ok(()) => {
+                if let Some(image) = &image {
+                    let len = image.pages().len() as u64;
+                    tail.average_write_bytes = (tail.average_write_bytes * 7 + len) / 8;
+                }
+                tail.written = written;
+                if sync || !self.is_durable() {
+                    tail.durable = written;
+                    self.publish(&tail);
+                    self.done.store(batch, Ordering::Release);
+                }
+            }
+            Err(cause) => {
+                let end = image.as_ref().map_or(written.end.into(), |image| image.end);
+                self.fail(&mut tail, cause, batch, start..end);
+            }
+        }
+        drop(image);
+        self.answer(tail, batch)
+    }
+
+    /// Writes an image and syncs as needed.
+    fn carry(&self, file: &dyn File, image: Option<&Image>, sync: bool, unsynced: bool) -> Result<()> {
+        if let Some(image) = image {
+            let pages = image.pages();
+            // A durable write vouches for its own bytes only, not for those written before without a sync.
+            let how = if sync && !unsynced { WriteSync::Durable } else { WriteSync::Later };
+            file.write_all_at(pages, image.start, how)
+                .map_err(|error| Error::write("write", file.path(), pages.len() as u64, error))?;
+            self.metrics.writes.add(1);
+            self.metrics.written_bytes.add(pages.len() as u64);
+        }
+        if sync {
+            self.metrics.syncs.add(1);
+            if unsynced {
+                file.sync().map_err(|error| Error::io("sync", file.path(), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Wakes everybody who waited for this buffer, or for any after a failure, and looks after what is due.
+    fn answer<'a>(&'a self, mut tail: TailGuard<'a>, batch: Sequence) -> TailGuard<'a> {
+        tail.flushing = false;
+        self.announce_room(&tail);
+        let has_failed = tail.failure.is_some();
+        let mut wakes = [false; 2];
+        for (at, wake) in wakes.iter_mut().enumerate() {
+            *wake = (has_failed || at == parity(batch)) && std::mem::take(&mut tail.sleepers[at]) > 0;
+        }
+        let is_due = self.is_background_due(&tail);
+        if wakes == [false; 2] && !is_due {
+            return tail;
+        }
+        drop(tail);
+        for (word, _) in self.words.iter().zip(wakes).filter(|(_, wake)| *wake) {
+            word.set_and_wake_all(word.load().wrapping_add(1));
+        }
+        if is_due && let Some(preparer) = self.preparer.get() {
+            preparer.kick();
+        }
+        self.tail()
+    }
+
+    /// The first failure: nothing more is written, what was not written is forgotten.
+    fn fail(&self, tail: &mut Tail, cause: Error, batch: Sequence, positions: Range<u64>) {
+        if tail.failure.is_some() {
+            return;
+        }
+        let path = tail.active.path().to_path_buf();
+        tracing::error!(path = %path.display(), %cause, ?positions, "segment set stopped by a failure");
+        tail.failure = Some(Failure { cause, batch, path, positions });
+        tail.recent.clear();
+        tail.appended = tail.durable;
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Tells readers in other processes which list counts and where the active segment ends.
+    fn publish(&self, tail: &Tail) {
+        live::publish(
+            &*self.live,
+            &Published {
+                epoch: self.epoch,
+                segment_base: tail.active.number.into(),
+                durable_index: tail.durable.entries.into(),
+                durable_position: tail.durable.end.into(),
+                first_index: self.list_version.load(Ordering::Acquire),
+            },
+        );
+    }
+
+    // ---- what happens beside ----
+
+    fn is_background_due(&self, tail: &Tail) -> bool {
+        tail.failure.is_none()
+            && !tail.exclusive
+            && (self.is_list_stale(tail) || (tail.wants_spare_look() && self.wants_spare(tail)))
+    }
+
+    fn wants_spare(&self, tail: &Tail) -> bool {
+        self.options.spares && self.space.wants_spare(tail.used_bytes(), tail.unused_bytes())
+    }
+
+    fn is_list_stale(&self, tail: &Tail) -> bool {
+        u64::from(tail.durable.end) >= self.listed_end.load(Ordering::Relaxed) + LIST_REFRESH_BYTES
+    }
+
+    fn prepare_step(&self) -> Step {
+        let (is_stale, wants_spare) = {
+            let tail = self.tail();
+            (self.is_list_stale(&tail), tail.wants_spare_look() && self.wants_spare(&tail))
+        };
+        if is_stale {
+            // A failure has stopped the set; whoever appends next is told.
+            let _told = self.refresh_list();
+        }
+        if wants_spare {
+            let (used, unused, average) = self.tail().space_facts();
+            if let Err(error) = self.space.prepare(used, unused, average) {
+                // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
+                tracing::warn!(dir = %self.dir.display(), %error, "could not make a spare segment ready");
+            }
+        }
+        Step::Idle
+    }
+
+    /// Makes the present ends and released bytes durable in the list.
+    pub(crate) fn refresh_list(&self) -> Result<()> {
+        let mut list = self.list();
+        {
+            let tail = self.tail();
+            if tail.closed || tail.failure.is_some() || tail.exclusive {
+                return Ok(());
+            }
+        }
+        self.save(&mut list, false)
+    }
+
+    /// Writes the list; a failure stops the set.
+    fn save(&self, list: &mut ListFile, closed: bool) -> Result<()> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let tail = self.tail();
+        let active_end = u64::from(tail.durable.end);
+        let entries = segments.values().map(|segment| match segment.sealed() {
+            Some(tally) => segment.entry(*tally),
+            None => segment.entry(tail.durable),
+        });
+        let value = SegmentList {
+            set_id: self.set_id,
+            epoch: self.epoch,
+            closed,
+            cache: !self.is_durable(),
+            segments: entries.collect(),
+        };
+        drop((tail, segments));
+        match list.pair.set(&value.encode()) {
+            Ok(version) => {
+                self.list_version.store(version, Ordering::Release);
+                self.listed_end.store(active_end, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                let mut tail = self.tail();
+                let (batch, end) = (tail.filling, tail.written.end.into());
+                self.fail(&mut tail, error.clone(), batch, end..end);
+                Err(error)
+            }
+        }
+    }
+
+    // ---- what needs the set for itself ----
+
+    /// Waits until nobody appends or flushes and everything appended is durable.
+    fn enter_exclusive<'a>(&'a self, mut tail: TailGuard<'a>) -> Result<TailGuard<'a>> {
+        while tail.exclusive {
+            tail = self.wait_for_room(tail);
+        }
+        self.check_usable(&tail)?;
+        tail.exclusive = true;
+        while tail.flushing {
+            tail = self.wait_for_room(tail);
+        }
+        while tail.failure.is_none() && (tail.buffer.pending_bytes() > 0 || tail.durable != tail.written) {
+            tail = self.flush(tail, true);
+        }
+        if let Err(error) = self.check_usable(&tail) {
+            self.leave_exclusive(tail);
+            return Err(error);
+        }
+        Ok(tail)
+    }
+
+    fn leave_exclusive(&self, mut tail: TailGuard<'_>) {
+        tail.exclusive = false;
+        self.announce_room(&tail);
+        if self.is_background_due(&tail) {
+            drop(tail);
+            if let Some(preparer) = self.preparer.get() {
+                preparer.kick();
+            }
+        }
+    }
+
+    /// Seals the active segment and goes on in a new one. Answers the sealed one's number.
+    pub(crate) fn seal_active(&self) -> Result<u32> {
+        self.roll(None)
+    }
+
+    /// Goes on in a new segment, if `entries` do not fit the active one or there are none.
+    fn roll(&self, entries: Option<&[Entry<'_>]>) -> Result<u32> {
+        let tail = self.enter_exclusive(self.tail())?;
+        let number = tail.active.number;
+        // Somebody else may have done it while we waited.
+        if entries.is_some_and(|entries| !tail.must_seal(entries)) {
+            self.leave_exclusive(tail);
+            return Ok(number);
+        }
+        let needed = entries.map_or(0, |entries| tail.end_with(entries) - tail.buffer.end());
+        let is_empty = tail.appended.entries == 0;
+        drop(tail);
+        let result = match entries {
+            // A first batch that is larger than its segment: the file grows before it is written.
+            Some(_) if is_empty => self.extend_active(needed),
+            _ => self.seal_exclusively(needed),
+        };
+        let mut tail = self.tail();
+        if let Err(error) = &result
+            // Of these two nothing was written: the set goes on, and reclaiming gives space back.
+            && !matches!(error, Error::NoSpace { .. } | Error::TooLarge { .. })
+        {
+            let (batch, end) = (tail.filling, tail.written.end.into());
+            self.fail(&mut tail, error.clone(), batch, end..end);
+        }
+        self.leave_exclusive(tail);
+        result.map(|()| number)
+    }
+
+    /// Makes the active segment's file longer.
+    fn extend_active(&self, needed_bytes: u64) -> Result<()> {
+        let (file, end) = {
+            let tail = self.tail();
+            (Arc::clone(&tail.file), tail.buffer.end())
+        };
+        let len = (end + needed_bytes + FOOTER_RESERVE_BYTES).next_multiple_of(PAGE_BYTES as u64);
+        file.allocate(len)
+            .and_then(|()| file.sync())
+            .map_err(|error| Error::write("extend", file.path(), needed_bytes, error))?;
+        self.tail().capacity_bytes = len;
+        Ok(())
+    }
+
+    fn seal_exclusively(&self, needed_bytes: u64) -> Result<()> {
+        let (old, tally) = {
+            let tail = self.tail();
+            (Arc::clone(&tail.active), tail.appended)
+        };
+        let users_bytes = self.options.footer.as_ref().map_or(Vec::new(), |hook| hook(old.number));
+        let footer_bytes = (users_bytes.len() + FOOTER_BYTES) as u64;
+        if footer_bytes > self.options.body_limit_bytes.into() {
+            let limit_bytes = self.options.body_limit_bytes.into();
+            return Err(Error::TooLarge { size_bytes: footer_bytes, limit_bytes });
+        }
+        let (used, _, average) = self.tail().space_facts();
+        let min_bytes = PAGE_BYTES as u64 + needed_bytes + FOOTER_RESERVE_BYTES;
+        let spare = self.space.take(used, min_bytes, average)?;
+        let new = self.create_segment(spare, old.number + 1)?;
+        if let Err(error) = self.write_footer(&old, tally, &users_bytes) {
+            self.space.remove(new.path());
+            return Err(error);
+        }
+        let mut list = self.list();
+        old.seal(tally);
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(new.number, Arc::clone(&new));
+        self.tail().begin(&new, self.epoch)?;
+        self.save(&mut list, false)?;
+        drop(list);
+        self.publish(&self.tail());
+        tracing::debug!(path = %old.path().display(), entries = tally.entries, end = tally.end, "segment sealed");
+        self.trim(&old, frame_end(tally.end.into(), footer_bytes as u32));
+        Ok(())
+    }
+
+    fn create_segment(&self, spare: Spare, number: u32) -> Result<Arc<Segment>> {
+        let spare_path = spare.path.clone();
+        let made = create_segment(&self.place, &self.options, self.set_id, self.epoch, number, spare);
+        made.map(Arc::new).inspect_err(|_| self.space.remove(&spare_path))
+    }
+
+    fn write_footer(&self, old: &Segment, tally: Tally, users_bytes: &[u8]) -> Result<()> {
+        let body_bytes = (FOOTER_BYTES + users_bytes.len()) as u32;
+        let end = frame_end(tally.end.into(), body_bytes);
+        if end > self.tail().capacity_bytes {
+            self.extend_active(end - u64::from(tally.end))?;
+        }
+        let released_bytes = old.entry(tally).released_bytes;
+        let fixed = Footer { number: old.number, tally, released_bytes }.encode();
+        let whole: Vec<u8> = fixed.iter().chain(users_bytes).copied().collect();
+        let mut tail = self.tail();
+        let header = FrameHeader {
+            more: false,
+            witness: false,
+            footer: true,
+            kind: 0,
+            epoch: tail.frame_epoch,
+            body_bytes,
+        };
+        let identity = tail.identity;
+        tail.buffer.put(&identity, &header, piece_checksums(&whole), &[&whole]);
+        let tail = self.flush(tail, true);
+        match &tail.failure {
+            Some(failure) => Err(failure.cause.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives back what a sealed segment did not use, if that is worth a change of the file.
+    fn trim(&self, sealed: &Segment, end: u64) {
+        let Ok(open) = sealed.open() else { return };
+        let used = end.next_multiple_of(PAGE_BYTES as u64);
+        let trimmed = open.file.len().and_then(|len| {
+            if len - used.min(len) > (len / 8).max(64 << 10) { open.file.set_len(used) } else { Ok(()) }
+        });
+        if let Err(error) = trimmed {
+            tracing::warn!(path = %sealed.path().display(), %error, "could not trim a sealed segment");
+        }
+    }
+
+    /// See `SegmentSet::reclaim`.
+    pub(crate) fn reclaim(&self, numbers: &[u32]) -> Result<()> {
+        let mut list = self.list();
+        {
+            let tail = self.tail();
+            if let Some(number) = numbers.iter().find(|number| **number == tail.active.number) {
+                let reason = format!("segment {number} is the active one; seal it first");
+                return Err(tail.active.no_entry(0, reason));
+            }
+            // A full disk must not keep anybody from making room; after other failures nothing is written.
+            match &tail.failure {
+                Some(Failure { cause: Error::NoSpace { .. }, .. }) if !tail.closed => {}
+                _ => self.check_usable(&tail)?,
+            }
+        }
+        let mut dropped = Vec::new();
+        {
+            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            for number in numbers {
+                match segments.remove(number) {
+                    Some(segment) => dropped.push(segment),
+                    None => {
+                        let path = self.dir.join(segment_name(*number));
+                        segments.extend(dropped.drain(..).map(|segment| (segment.number, segment)));
+                        return Err(Error::Gone { path });
+                    }
+                }
+            }
+        }
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.save(&mut list, false) {
+            // In doubt until the next open; what is there can still be read.
+            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            segments.extend(dropped.into_iter().map(|segment| (segment.number, segment)));
+            return Err(error);
+        }
+        drop(list);
+        let freed: u64 = dropped.iter().filter_map(|segment| Some(u64::from(segment.sealed()?.end))).sum();
+        let (used, unused) = {
+            let mut tail = self.tail();
+            tail.sealed_bytes = tail.sealed_bytes.saturating_sub(freed);
+            self.publish(&tail);
+            (tail.used_bytes(), tail.unused_bytes())
+        };
+        self.metrics.reclaimed_segments.add(dropped.len() as u64);
+        for segment in dropped {
+            let path = segment.path().to_path_buf();
+            tracing::debug!(path = %path.display(), "segment reclaimed");
+            // A reader that still holds the segment goes on reading the old file; it must not be written to.
+            match Arc::try_unwrap(segment).ok().and_then(Segment::into_file) {
+                Some(file) if self.options.spares => self.space.recycle(&path, Some(file), used, unused),
+                _ => self.space.remove(&path),
+            }
+        }
+        self.env.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync directory", &self.dir, error))
+    }
+
+    /// Makes everything durable, leaves a witness of it, gives spare space back and lets the lock go.
+    pub(crate) fn close(&self) -> Result<()> {
+        let tail = self.tail();
+        if tail.closed {
+            return Ok(());
+        }
+        let result = self.enter_exclusive(tail).and_then(|mut tail| {
+            tail.closed = true;
+            drop(tail);
+            let mut list = self.list();
+            let saved = self.save(&mut list, true).and_then(|()| list.pair.close());
+            drop(list);
+            self.leave_exclusive(self.tail());
+            saved
+        });
+        self.tail().closed = true;
+        self.space.discard();
+        live::withdraw(&*self.live);
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result
+    }
+
+    // ---- what readers ask ----
+
+    /// The segment with this number.
+    pub(crate) fn segment(&self, number: u32) -> Result<Arc<Segment>> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments
+            .get(&number)
+            .cloned()
+            .ok_or_else(|| Error::Gone { path: self.dir.join(segment_name(number)) })
+    }
+
+    /// Position behind the last entry of the segment, also if it is not durable yet.
+    pub(crate) fn appended_end(&self, segment: &Segment) -> u64 {
+        match segment.sealed() {
+            Some(tally) => tally.end.into(),
+            None => {
+                let tail = self.tail();
+                // It may have been sealed meanwhile.
+                segment.sealed().map_or(tail.appended.end, |tally| tally.end).into()
+            }
+        }
+    }
+
+    /// Every segment with what lies in it, oldest first.
+    pub(crate) fn tallies(&self) -> Vec<(Arc<Segment>, Tally)> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let tail = self.tail();
+        segments
+            .values()
+            .map(|segment| match segment.sealed() {
+                Some(tally) => (Arc::clone(segment), *tally),
+                None if segment.number == tail.active.number => (Arc::clone(segment), tail.appended),
+                // Between being made and being used.
+                None => (Arc::clone(segment), Tally::of_empty()),
+            })
+            .collect()
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        let tail = self.tail();
+        Facts {
+            active: tail.active.number,
+            durable_end: tail.durable.end,
+            used_bytes: tail.used_bytes(),
+            unused_bytes: tail.unused_bytes(),
+            memory_bytes: (tail.recent.memory_bytes() + tail.buffer.memory_bytes()) as u64,
+            access: tail.file.access(),
+            epoch: self.epoch,
+        }
+    }
+}
+
+/// Facts for statistics.
+pub(crate) struct Facts {
+    pub(crate) active: u32,
+    pub(crate) durable_end: u32,
+    pub(crate) used_bytes: u64,
+    pub(crate) unused_bytes: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) access: Access,
+    pub(crate) epoch: u32,
+}
+
+impl FrameSource for Appender {
+    fn segment_from(&self, number: u32) -> Result<Option<Arc<Segment>>> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(segments.range(number..).next().map(|(_, segment)| Arc::clone(segment)))
+    }
+
+    fn shown_end(&self, segment: &Segment) -> Result<u64> {
+        let tail = self.tail();
+        Ok(segment.sealed().map_or(tail.durable.end, |tally| tally.end).into())
+    }
+
+    fn readable_end(&self, segment: &Segment, _wanted: u64) -> Result<u64> {
+        Ok(self.appended_end(segment))
+    }
+
+    fn window(&self, segment: &Segment, range: Range<u64>) -> Result<Window> {
+        if segment.sealed().is_none() {
+            let tail = self.tail();
+            if tail.active.number == segment.number && tail.failure.is_none() {
+                if let Some(bytes) = tail.buffer.bytes_from(range.clone()) {
+                    return Ok(Window::copied(bytes.to_vec()));
+                }
+                if let Some(image) = tail.recent.find(segment.number, range.start) {
+                    return Ok(Window::written(image, range.start..range.end.min(image.end)));
+                }
+            }
+        }
+        segment.read_window(range)
+    }
+}
+
+impl std::fmt::Debug for Appender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Appender").field("dir", &self.dir).field("set_id", &self.set_id).finish()
+    }
+}
+
+impl Tail {
+    /// The write path at the end of a segment.
+    fn on(active: &Arc<Segment>, tally: Tally, epoch: u32, recent: RecentImages) -> Result<Tail> {
+        let open = active.open()?;
+        let capacity_bytes = open.file.len().map_err(|error| Error::io("measure", active.path(), error))?;
+        let end = u64::from(tally.end);
+        let page = end / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        // What is there is written again with the next frames, unchanged.
+        let buffer = match page < end {
+            true => OpenBuffer::new(end, &active.read_window(page..end)?),
+            false => OpenBuffer::new(end, &[]),
+        };
+        let frame_epoch = u16::try_from(epoch.saturating_sub(open.header.epoch)).unwrap_or(u16::MAX);
+        Ok(Tail {
+            active: Arc::clone(active),
+            file: Arc::clone(&open.file),
+            identity: open.identity,
+            frame_epoch,
+            capacity_bytes,
+            sealed_bytes: 0,
+            buffer,
+            appended: tally,
+            written: tally,
+            durable: tally,
+            filling: 1,
+            filling_waiters: 0,
+            last_waiters: 0,
+            buffered_since: None,
+            flushing: false,
+            exclusive: false,
+            committer_kicked: false,
+            room_waiters: 0,
+            sleepers: [0; 2],
+            recent,
+            average_write_bytes: 0,
+            failure: None,
+            closed: false,
+        })
+    }
+
+    /// Goes on in a new segment; nothing unwritten may be pending.
+    fn begin(&mut self, segment: &Arc<Segment>, epoch: u32) -> Result<()> {
+        let open = segment.open()?;
+        self.sealed_bytes += u64::from(self.appended.end);
+        self.active = Arc::clone(segment);
+        self.file = Arc::clone(&open.file);
+        self.identity = open.identity;
+        self.frame_epoch = u16::try_from(epoch.saturating_sub(open.header.epoch)).unwrap_or(u16::MAX);
+        self.capacity_bytes = open.file.len().map_err(|error| Error::io("measure", segment.path(), error))?;
+        self.buffer = OpenBuffer::new(PAGE_BYTES as u64, &[]);
+        self.recent.clear();
+        let tally = Tally::of_empty();
+        (self.appended, self.written, self.durable) = (tally, tally, tally);
+        Ok(())
+    }
+
+    /// Where the last of these entries would end.
+    fn end_with(&self, entries: &[Entry<'_>]) -> u64 {
+        end_of(self.buffer.end(), entries)
+    }
+
+    /// Whether these entries, and a footer behind them, do not go into the active segment any more.
+    fn must_seal(&self, entries: &[Entry<'_>]) -> bool {
+        self.end_with(entries) + FOOTER_RESERVE_BYTES > self.capacity_bytes
+    }
+
+    fn put(&mut self, entry: &Entry<'_>, more: bool) -> Pointer {
+        let position = self.buffer.end();
+        let body_bytes = entry.body.len() as u32;
+        let header = FrameHeader {
+            more,
+            witness: false,
+            footer: false,
+            kind: entry.kind,
+            epoch: self.frame_epoch,
+            body_bytes,
+        };
+        self.buffer.put(&self.identity, &header, entry.checksums(), &[entry.body]);
+        self.appended = self.appended.with(position, body_bytes, entry.checksums());
+        Pointer { segment: self.active.number, position: position as u32, len: body_bytes }
+    }
+
+    /// Takes the open buffer to be written; its first frame is a witness if everything before it is durable.
+    fn take_buffer(&mut self) -> Arc<Image> {
+        self.filling += 1;
+        self.last_waiters = std::mem::take(&mut self.filling_waiters);
+        self.buffered_since = None;
+        let is_witness = self.durable == self.written;
+        let spare = self.recent.take_spare();
+        let (identity, segment) = (self.identity, self.active.number);
+        let image = Arc::new(self.buffer.take(&identity, segment, is_witness, spare));
+        self.recent.push(Arc::clone(&image));
+        image
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.sealed_bytes + u64::from(self.appended.end)
+    }
+
+    fn unused_bytes(&self) -> u64 {
+        self.capacity_bytes.saturating_sub(self.buffer.end())
+    }
+
+    /// Bytes in use, bytes of the active segment not used yet, average bytes of a write.
+    fn space_facts(&self) -> (u64, u64, u64) {
+        (self.used_bytes(), self.unused_bytes(), self.average_write_bytes)
+    }
+
+    /// Whether the active segment is used up far enough that a spare will soon be needed.
+    fn wants_spare_look(&self) -> bool {
+        self.unused_bytes() < self.capacity_bytes / 2 && self.sealed_bytes > 0 && self.failure.is_none()
+    }
+}
+
+/// Where entries end that begin at a position.
+fn end_of(position: u64, entries: &[Entry<'_>]) -> u64 {
+    entries.iter().fold(position, |end, entry| frame_end(end, entry.body.len() as u32))
+}
+
+fn parity(batch: Sequence) -> usize {
+    (batch % 2) as usize
+}
+
+/// Makes a spare the segment with this number: writes its header, then gives it its name.
+pub(crate) fn create_segment(
+    place: &SegmentPlace,
+    options: &SetOptions,
+    set_id: StreamId,
+    epoch: u32,
+    number: u32,
+    spare: Spare,
+) -> Result<Segment> {
+    let env = &place.env;
+    let header = FileHeader {
+        kind: FileKind::SetSegment,
+        checksum: Checksum::Crc32c,
+        compression: Compression::None,
+        block_bytes: PAGE_BYTES as u32,
+        stream_id: set_id,
+        segment_id: env.runtime.random(),
+        base_index: number.into(),
+        epoch,
+        in_flight_bytes: options.in_flight_bytes as u32,
+        record_limit_bytes: options.body_limit_bytes,
+    };
+    let mut page = AlignedBuf::zeroed(PAGE_BYTES);
+    header.encode(&mut page);
+    let how = if place.is_cache { WriteSync::Later } else { WriteSync::Durable };
+    spare
+        .file
+        .write_all_at(&page, 0, how)
+        .map_err(|error| Error::write("write the header of", &spare.path, PAGE_BYTES as u64, error))?;
+    let path = place.dir.join(segment_name(number));
+    env.disk
+        .rename(&spare.path, &path)
+        .map_err(|error| Error::write("rename a spare to", &path, 4096, error))?;
+    if !place.is_cache {
+        directory::sync_parent(env, &path).inspect_err(|_| {
+            // It has its name, and nothing names it.
+            let _left_to_the_next_open = env.disk.remove(&path);
+        })?;
+    }
+    Ok(Segment::created(place, spare.file, header))
+}
