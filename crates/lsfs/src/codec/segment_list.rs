@@ -102,7 +102,7 @@ const FLAG_CACHE: u32 = 2;
 impl SegmentList {
     /// The list's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let flags = u32::from(self.closed) * FLAG_CLOSED | u32::from(self.cache) * FLAG_CACHE;
+        let flags = (u32::from(self.closed) * FLAG_CLOSED) | (u32::from(self.cache) * FLAG_CACHE);
         let mut bytes = Vec::with_capacity(FIXED_BYTES + self.segments.len() * ENTRY_BYTES);
         bytes.extend(MAGIC.to_le_bytes());
         bytes.extend(VERSION.to_le_bytes());

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub(crate) struct Appender {
     room: Condvar,
     /// Every buffer up to this one is durable.
     done: AtomicU64,
-    failed: AtomicBool,
+    disk_was_full: AtomicBool,
     /// Sleepers wait on the word of their buffer's parity, so one wake reaches just that batch.
     words: [EventWord; 2],
     pub(crate) space: Space,
@@ -209,7 +209,7 @@ impl Appender {
             tail: Mutex::new(tail),
             room: Condvar::new(),
             done: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
+            disk_was_full: AtomicBool::new(false),
             words: Default::default(),
             space,
             live,
@@ -476,13 +476,13 @@ impl Appender {
         let (written, batch) = (tail.appended, tail.filling - 1);
         let unsynced = tail.durable != tail.written;
         let start = u64::from(tail.durable.end);
-        let file = Arc::clone(&tail.file);
+        let (file, segment) = (Arc::clone(&tail.file), Arc::clone(&tail.active));
         tail.flushing = true;
         self.announce_room(&tail);
         drop(tail);
 
         let started = self.env.runtime.now();
-        let outcome = self.carry(&*file, image.as_deref(), sync, unsynced);
+        let outcome = self.carry(&*file, segment.path(), image.as_deref(), sync, unsynced);
         self.metrics.write_latency.record(self.env.runtime.now().saturating_sub(started));
 
         let mut tail = self.tail();
@@ -509,20 +509,27 @@ impl Appender {
     }
 
     /// Writes an image and syncs as needed.
-    fn carry(&self, file: &dyn File, image: Option<&Image>, sync: bool, unsynced: bool) -> Result<()> {
+    fn carry(
+        &self,
+        file: &dyn File,
+        path: &Path,
+        image: Option<&Image>,
+        sync: bool,
+        unsynced: bool,
+    ) -> Result<()> {
         if let Some(image) = image {
             let pages = image.pages();
             // A durable write vouches for its own bytes only, not for those written before without a sync.
             let how = if sync && !unsynced { WriteSync::Durable } else { WriteSync::Later };
             file.write_all_at(pages, image.start, how)
-                .map_err(|error| Error::write("write", file.path(), pages.len() as u64, error))?;
+                .map_err(|error| Error::write("write", path, pages.len() as u64, error))?;
             self.metrics.writes.add(1);
             self.metrics.written_bytes.add(pages.len() as u64);
         }
         if sync {
             self.metrics.syncs.add(1);
             if unsynced {
-                file.sync().map_err(|error| Error::io("sync", file.path(), error))?;
+                file.sync().map_err(|error| Error::io("sync", path, error))?;
             }
         }
         Ok(())
@@ -553,6 +560,7 @@ impl Appender {
 
     /// The first failure: nothing more is written, what was not written is forgotten.
     fn fail(&self, tail: &mut Tail, cause: Error, batch: Sequence, positions: Range<u64>) {
+        self.notice_full_disk(&cause);
         if tail.failure.is_some() {
             return;
         }
@@ -561,7 +569,12 @@ impl Appender {
         tail.failure = Some(Failure { cause, batch, path, positions });
         tail.recent.clear();
         tail.appended = tail.durable;
-        self.failed.store(true, Ordering::Release);
+    }
+
+    fn notice_full_disk(&self, cause: &Error) {
+        if matches!(cause, Error::NoSpace { .. }) {
+            self.disk_was_full.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Tells readers in other processes which list counts and where the active segment ends.
@@ -712,6 +725,9 @@ impl Appender {
             Some(_) if is_empty => self.extend_active(needed),
             _ => self.seal_exclusively(needed),
         };
+        if let Err(error) = &result {
+            self.notice_full_disk(error);
+        }
         let mut tail = self.tail();
         if let Err(error) = &result
             // Of these two nothing was written: the set goes on, and reclaiming gives space back.
@@ -726,14 +742,14 @@ impl Appender {
 
     /// Makes the active segment's file longer.
     fn extend_active(&self, needed_bytes: u64) -> Result<()> {
-        let (file, end) = {
+        let (file, active, end) = {
             let tail = self.tail();
-            (Arc::clone(&tail.file), tail.buffer.end())
+            (Arc::clone(&tail.file), Arc::clone(&tail.active), tail.buffer.end())
         };
         let len = (end + needed_bytes + FOOTER_RESERVE_BYTES).next_multiple_of(PAGE_BYTES as u64);
         file.allocate(len)
             .and_then(|()| file.sync())
-            .map_err(|error| Error::write("extend", file.path(), needed_bytes, error))?;
+            .map_err(|error| Error::write("extend", active.path(), needed_bytes, error))?;
         self.tail().capacity_bytes = len;
         Ok(())
     }
@@ -804,6 +820,10 @@ impl Appender {
 
     /// Gives back what a sealed segment did not use, if that is worth a change of the file.
     fn trim(&self, sealed: &Segment, end: u64) {
+        if self.space.recycled_segments.get() > 0 {
+            // It may be a file that readers in other processes have mapped in its former life: never cut those.
+            return;
+        }
         let Ok(open) = sealed.open() else { return };
         let used = end.next_multiple_of(PAGE_BYTES as u64);
         let trimmed = open.file.len().and_then(|len| {
@@ -861,16 +881,22 @@ impl Appender {
             (tail.used_bytes(), tail.unused_bytes())
         };
         self.metrics.reclaimed_segments.add(dropped.len() as u64);
+        // On a full disk somebody else may need the space more.
+        let keeps_files = self.options.spares && !self.disk_was_full.load(Ordering::Relaxed);
         for segment in dropped {
             let path = segment.path().to_path_buf();
             tracing::debug!(path = %path.display(), "segment reclaimed");
             // A reader that still holds the segment goes on reading the old file; it must not be written to.
             match Arc::try_unwrap(segment).ok().and_then(Segment::into_file) {
-                Some(file) if self.options.spares => self.space.recycle(&path, Some(file), used, unused),
+                Some(file) if keeps_files => self.space.recycle(&path, Some(file), used, unused),
                 _ => self.space.remove(&path),
             }
         }
-        self.env.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync directory", &self.dir, error))
+        if let Err(error) = self.env.disk.sync_dir(&self.dir) {
+            // The list does not name them any more: the next open removes what comes back.
+            tracing::warn!(dir = %self.dir.display(), %error, "could not sync the directory after a removal");
+        }
+        Ok(())
     }
 
     /// Makes everything durable, leaves a witness of it, gives spare space back and lets the lock go.

@@ -42,24 +42,25 @@ pub(crate) struct FoundEnd {
 impl Layout {
     /// Finds the segments that the list names and, unless the end is known already, the end of the active one.
     pub(crate) fn find(place: &SegmentPlace, list: &SegmentList, end: Option<Tally>) -> Result<Layout> {
-        let (mut sealed, active) = named(place, list)?;
+        let Layout { sealed, active, .. } = named(place, list)?;
         let Some(active) = active else {
-            let end = FoundEnd { tally: Tally::default(), damage: None, torn: None };
-            return Ok(Layout { sealed, active: None, end });
+            return Ok(Layout { sealed, active: None, end: FoundEnd::empty() });
         };
+        if list.cache && matches!(active.open(), Err(Error::Gone { .. })) {
+            // Its header was lost in the crash.
+            return Ok(Layout { sealed, active: None, end: FoundEnd::empty() });
+        }
         let known = list.active().tally;
         let end = match end {
             Some(tally) => FoundEnd { tally, damage: None, torn: None },
             None if list.closed => FoundEnd { tally: known, damage: None, torn: None },
             None => match Scan::new(&active).and_then(|scan| scan.find_end(known, list)) {
-                // The active segment of a cache may have been lost in the crash.
                 Err(Error::Gone { .. }) if list.cache => {
                     return Ok(Layout { sealed, active: None, end: FoundEnd::empty() });
                 }
                 other => other?,
             },
         };
-        sealed.sort_by_key(|segment| segment.number);
         Ok(Layout { sealed, active: Some(active), end })
     }
 }
@@ -70,14 +71,13 @@ impl FoundEnd {
     }
 }
 
-/// The segments that the list names, the active one last; each is compared with the directory.
-fn named(place: &SegmentPlace, list: &SegmentList) -> Result<(Vec<Arc<Segment>>, Option<Arc<Segment>>)> {
+/// The segments that the list names, each compared with the directory; the end is not looked for.
+fn named(place: &SegmentPlace, list: &SegmentList) -> Result<Layout> {
     let dir = &place.dir;
     let entries = place.env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
     let lengths: BTreeMap<u32, u64> =
         entries.iter().filter_map(|entry| Some((number_of(&entry.name)?, entry.len))).collect();
-    let mut segments = Vec::with_capacity(list.segments.len());
-    let mut active = None;
+    let (mut sealed, mut active) = (Vec::with_capacity(list.segments.len()), None);
     for entry in &list.segments {
         let segment = Arc::new(Segment::listed(place, entry));
         let is_active = entry.number == list.active().number;
@@ -96,10 +96,18 @@ fn named(place: &SegmentPlace, list: &SegmentList) -> Result<(Vec<Arc<Segment>>,
             active = Some(segment);
         } else {
             segment.seal(entry.tally);
-            segments.push(segment);
+            sealed.push(segment);
         }
     }
-    Ok((segments, active))
+    Ok(Layout { sealed, active, end: FoundEnd::empty() })
+}
+
+/// What lies at a position.
+enum Seen {
+    /// A frame that verifies, with the bytes of its header.
+    Frame(FrameHeader, Window),
+    /// None; but if its header verifies, where it would end.
+    Nothing { fault: FrameFault, frame_end: Option<u64> },
 }
 
 /// A walk over the frames of the active segment.
@@ -131,8 +139,8 @@ impl<'a> Scan<'a> {
         Ok(part)
     }
 
-    /// The frame at a position, with its header's bytes and body, all verified.
-    fn frame(&mut self, position: u64) -> Result<Result<(FrameHeader, Window), (FrameFault, Option<u64>)>> {
+    /// The frame at a position, header and body verified.
+    fn frame(&mut self, position: u64) -> Result<Seen> {
         let identity = self.segment.open()?.identity;
         let left = self.file_bytes.saturating_sub(position);
         let mut header_bytes = self.bytes(position..position + left.min(FRAME_HEADER_BYTES_MIN as u64))?;
@@ -145,17 +153,17 @@ impl<'a> Scan<'a> {
         }
         let header = match decoded {
             Ok(header) => header,
-            Err(fault) => return Ok(Err((fault, None))),
+            Err(fault) => return Ok(Seen::Nothing { fault, frame_end: None }),
         };
         let end = frame_end(position, header.body_bytes);
         if end > self.file_bytes {
             let fault = FrameFault::Short { needed: end - position, found: left };
-            return Ok(Err((fault, None)));
+            return Ok(Seen::Nothing { fault, frame_end: None });
         }
         let body = self.bytes(frame_body_position(position, header.body_bytes)..end)?;
         match check_pieces(stored_checksums(&header_bytes, header.body_bytes), 0, &body) {
-            Ok(()) => Ok(Ok((header, header_bytes))),
-            Err(fault) => Ok(Err((fault, Some(end)))),
+            Ok(()) => Ok(Seen::Frame(header, header_bytes)),
+            Err(fault) => Ok(Seen::Nothing { fault, frame_end: Some(end) }),
         }
     }
 
@@ -174,7 +182,7 @@ impl<'a> Scan<'a> {
                 break;
             }
             match self.frame(position)? {
-                Ok((header, _)) if epoch_of(&header) > known_epoch => {
+                Seen::Frame(header, _) if epoch_of(&header) > known_epoch => {
                     let fault = FrameFault::Epoch { found: epoch_of(&header), known: known_epoch };
                     stopped = Some((position, fault));
                     if !list.cache {
@@ -184,8 +192,8 @@ impl<'a> Scan<'a> {
                     break;
                 }
                 // A leftover of an abandoned tail, or the footer of a seal that was cut short.
-                Ok((header, _)) if epoch_of(&header) < known_epoch || header.footer => break,
-                Ok((header, header_bytes)) => {
+                Seen::Frame(header, _) if epoch_of(&header) < known_epoch || header.footer => break,
+                Seen::Frame(header, header_bytes) => {
                     let checksums = stored_checksums(&header_bytes, header.body_bytes);
                     let checksums = checksums.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
                     open_batch = open_batch.with(position, header.body_bytes, checksums);
@@ -193,7 +201,7 @@ impl<'a> Scan<'a> {
                         tally = open_batch;
                     }
                 }
-                Err((fault, frame_end)) => {
+                Seen::Nothing { fault, frame_end } => {
                     stopped = (fault != FrameFault::Empty).then_some((position, fault));
                     reach = frame_end.unwrap_or(0);
                     break;
@@ -298,9 +306,9 @@ fn orphan(env: &Env, path: &Path, list: Option<&SegmentList>) -> Result<Option<S
         return Ok(None);
     }
     Ok(match scan.frame(PAGE_BYTES as u64)? {
-        Ok(_) | Err((FrameFault::Piece { .. }, _)) => {
+        Seen::Frame(..) | Seen::Nothing { frame_end: Some(_), .. } => {
             Some("the segment holds entries, but no segment list names it: a later list is gone".to_string())
         }
-        Err(_) => None,
+        Seen::Nothing { .. } => None,
     })
 }
