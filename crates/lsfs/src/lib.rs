@@ -57,11 +57,11 @@ pub use final_data::{FinalData, FinalDataOptions, State};
 pub use metrics::Latencies;
 #[cfg(feature = "testing")]
 pub use mutant::Mutant;
-pub use stream::repair;
 pub use segment_set::{
     Body, Durability, Entries, Entry, FooterHook, SegmentHandle, SegmentSet, SegmentSetReader, SetKind,
     SetOptions, SetSegmentInfo, SetStats,
 };
+pub use stream::repair;
 pub use stream::{
     Cursor, Pending, Progress, Reader, Record, RecordRef, RecordStream, ReverseCursor, SegmentInfo,
     SpacePolicy, StreamInfo, StreamOptions, StreamStats, VerifyReport, inspect, verify,

@@ -9,9 +9,11 @@ use std::path::PathBuf;
 
 use lsfs::codec::{
     BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, Checksum, Compression,
-    FILE_HEADER_BYTES, FileHeader, FileKind, MARK_BYTES, Manifest, Mark, RECORD_HEADER_BYTES_MAX,
-    RECORD_TAILER_BYTES, RecordHeader, RecordTailer, SLICE_HEADER_BYTES, SLICE_TAILER_BYTES, SegmentEntry,
-    SliceView, StreamId, block_seed, put_slice,
+    FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer, FrameHeader,
+    FrameIdentity, ListedSegment, MARK_BYTES, Manifest, Mark, POINTER_BYTES, Pointer,
+    RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer, SLICE_HEADER_BYTES,
+    SLICE_TAILER_BYTES, SegmentEntry, SegmentList, SliceView, StreamId, Tally, block_seed, check_pieces,
+    piece_checksums, put_slice, stored_checksums,
 };
 use lsfs::{RecordStream, StreamOptions};
 
@@ -86,6 +88,37 @@ fn manifest_with_lost() -> Manifest {
     Manifest { lost: vec![2000..2010], ..manifest() }
 }
 
+const FRAME_HEADER: FrameHeader =
+    FrameHeader { more: true, witness: true, footer: false, kind: 7, epoch: 0, body_bytes: 5 };
+
+const POINTER: Pointer = Pointer { segment: 7, position: 4096, len: 5 };
+
+const TALLY: Tally = Tally { end: 9000, last: 8000, entries: 11, body_bytes: 4000, digest: 0xABCD };
+
+const FOOTER: Footer = Footer { number: 7, tally: TALLY, released_bytes: 500 };
+
+fn segment_list() -> SegmentList {
+    let sealed = ListedSegment { segment_id: SEGMENT_ID, number: 7, tally: TALLY, released_bytes: 500 };
+    let active = ListedSegment {
+        segment_id: 0x99AA_BBCC_DDEE_FF00,
+        number: 8,
+        tally: Tally::of_empty(),
+        released_bytes: 0,
+    };
+    SegmentList { set_id: STREAM_ID, epoch: 3, closed: false, cache: false, segments: vec![sealed, active] }
+}
+
+fn frame_identity() -> FrameIdentity {
+    FrameIdentity::new(SEGMENT_ID, 1 << 20)
+}
+
+fn frame() -> Vec<u8> {
+    let mut bytes = vec![0; FRAME_HEADER_BYTES_MIN];
+    FRAME_HEADER.encode(&mut bytes, &frame_identity(), POINTER.position.into(), piece_checksums(b"hello"));
+    bytes.extend(b"hello");
+    bytes
+}
+
 fn record_header(header: &RecordHeader) -> Vec<u8> {
     let mut bytes = [0; RECORD_HEADER_BYTES_MAX];
     let len = header.encode(&mut bytes);
@@ -124,6 +157,10 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
         ("manifest_with_lost", manifest_with_lost().encode()),
         ("mark", MARK.encode().to_vec()),
         ("live_page", live_page()),
+        ("frame", frame()),
+        ("footer", FOOTER.encode().to_vec()),
+        ("segment_list", segment_list().encode()),
+        ("pointer", POINTER.encode().to_vec()),
     ])
 }
 
@@ -211,6 +248,13 @@ fn every_example_is_read_back_as_the_values_it_shows() {
     assert_eq!(Manifest::decode(&examples["manifest"]), Ok(manifest()));
     assert_eq!(Manifest::decode(&examples["manifest_with_lost"]), Ok(manifest_with_lost()));
     assert_eq!(Mark::decode(&examples["mark"]), Ok(MARK));
+    let frame = &examples["frame"];
+    assert_eq!(FrameHeader::decode(frame, &frame_identity(), POINTER.position.into()), Ok(FRAME_HEADER));
+    let (header, body) = frame.split_at(FRAME_HEADER_BYTES_MIN);
+    assert_eq!(check_pieces(stored_checksums(header, 5), 0, body), Ok(()));
+    assert_eq!(Footer::decode(&examples["footer"]), Ok((FOOTER, &[][..])));
+    assert_eq!(SegmentList::decode(&examples["segment_list"]), Ok(segment_list()));
+    assert_eq!(Pointer::decode(&examples["pointer"][..].try_into().unwrap()), POINTER);
 }
 
 /// The live page has no public codec: its rules are applied here as the document states them.
@@ -238,6 +282,9 @@ fn sizes_stated_in_the_document_are_the_codecs() {
         ("Slice tailer", SLICE_TAILER_BYTES),
         ("Record tailer", RECORD_TAILER_BYTES),
         ("Mark", MARK_BYTES),
+        ("Frame header", FRAME_HEADER_BYTES_MIN),
+        ("Footer", FOOTER_BYTES),
+        ("Pointer", POINTER_BYTES),
     ] {
         let heading = format!("### {what}: {bytes} bytes\n");
         assert!(document.contains(&heading), "docs/format.md lacks the heading {heading:?}");

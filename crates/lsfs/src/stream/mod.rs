@@ -21,9 +21,8 @@ mod recorder;
 mod recovery;
 pub mod repair;
 mod segment;
-mod space;
-mod survey;
 pub(crate) mod space;
+mod survey;
 mod verify;
 
 use std::ops::{Bound, Range, RangeBounds};
