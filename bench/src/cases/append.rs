@@ -3,6 +3,7 @@
 use super::{Case, Entry};
 use crate::cli::Options;
 use crate::contenders::{ContenderId, StorePlan};
+use crate::disk::BLOCK_BYTES;
 use crate::goal::Goal;
 use crate::job::Job;
 use crate::measure::Load;
@@ -53,15 +54,56 @@ pub fn one_writer(name: &'static str, record_bytes: usize, options: &Options) ->
         ContenderId::Okaywal,
         ContenderId::Lsfs,
     ];
+    let mut entries: Vec<_> = contenders.map(|id| Entry::fresh(id, job.clone())).into();
+    let mut notes = Vec::new();
+    if record_bytes.is_multiple_of(BLOCK_BYTES) {
+        // What any format with headers must write for such a record.
+        let two_blocks = append(record_bytes + BLOCK_BYTES, 1, 1, options);
+        entries.insert(2, Entry::fresh(ContenderId::RawDsync, two_blocks).labelled("raw-dsync +4k"));
+        notes.push("raw-dsync +4k: one block more with each sync, for a record and its header need it".into());
+    }
     Case {
         name,
         title: format!("one writer, {record_bytes} B records, a sync each"),
-        notes: vec![],
-        entries: contenders.map(|id| Entry::fresh(id, job.clone())).into(),
+        notes,
+        entries,
         columns: COLUMNS.into(),
         ratio_metric: Metric::RecordsPerSecond,
-        ratio_against: vec!["raw-direct", "raft-engine", "raft-engine-warm", "okaywal"],
+        ratio_against: vec!["raw-direct", "raw-dsync +4k", "raft-engine", "raft-engine-warm", "okaywal"],
         goals: vec![Goal::at_least("lsfs", Metric::RecordsPerSecond, 0.95).against("raw-direct")],
+        is_large: false,
+        is_steady: false,
+    }
+}
+
+/// Streams side by side, one blocking writer each, against one stream with one writer or as many.
+pub fn many_streams(options: &Options) -> Case {
+    const RECORD_BYTES: usize = 256;
+    let rows = [
+        (ContenderId::RawDsync, 1, "raw-dsync, 1 writer"),
+        (ContenderId::LsfsStreams, 1, "1 stream"),
+        (ContenderId::LsfsStreams, 4, "4 streams"),
+        (ContenderId::LsfsStreams, 16, "16 streams"),
+        (ContenderId::RawDsync, 4, "raw-dsync, 4 writers"),
+        (ContenderId::RawDsync, 16, "raw-dsync, 16 writers"),
+        (ContenderId::Lsfs, 16, "1 stream, 16 writers"),
+    ];
+    Case {
+        name: "streams",
+        title: format!("streams on one disk, a blocking writer each, {RECORD_BYTES} B records"),
+        notes: vec![
+            "raw rows: writers of one file, each writes a block of its own and syncs it".into(),
+            "what several streams gain over one is what the kernel and the device share of their syncs".into(),
+        ],
+        entries: rows
+            .map(|(id, producers, label)| {
+                Entry::fresh(id, append(RECORD_BYTES, producers, 1, options)).labelled(label)
+            })
+            .into(),
+        columns: COLUMNS.into(),
+        ratio_metric: Metric::RecordsPerSecond,
+        ratio_against: vec!["1 stream", "raw-dsync, 4 writers", "raw-dsync, 16 writers"],
+        goals: vec![],
         is_large: false,
         is_steady: false,
     }
@@ -84,6 +126,10 @@ pub fn many_producers(name: &'static str, record_bytes: usize, options: &Options
         ContenderId::LsfsFutures,
     ];
     entries.extend(threaded.map(|id| Entry::fresh(id, threads.clone())));
+    if record_bytes >= 1024 {
+        // Small records do not come to the end of their space in a run; large ones are measured on old space, too.
+        entries.push(Entry::fresh(ContenderId::LsfsRecycled, threads));
+    }
     Case {
         name,
         title: format!("64 producers, {record_bytes} B records, each waits for its own"),

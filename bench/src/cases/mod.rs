@@ -85,6 +85,7 @@ pub fn all(options: &Options) -> Vec<Case> {
         append::one_writer("one-4k", 4096, options),
         append::many_producers("many-256", 256, options),
         append::many_producers("many-4k", 4096, options),
+        append::many_streams(options),
         bulk::bulk(options),
         read::read_back("read-256", 256),
         read::read_back("read-4k", 4096),

@@ -1,6 +1,6 @@
 //! Our own engine, used as any program would use it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -51,6 +51,27 @@ pub fn open_recycled(dir: &Path) -> Result<Box<dyn Contender>> {
     }
     ensure!(stream.stats().recycled_segments > 0, "no segment was recycled");
     Ok(Box::new(Lsfs { stream, retains: true }))
+}
+
+/// A directory of streams, one for each producer.
+pub fn open_streams(dir: &Path) -> Box<dyn Contender> {
+    Box::new(Streams { dir: dir.to_path_buf() })
+}
+
+/// Streams side by side on one disk, each opened by its producer and closed with it.
+struct Streams {
+    dir: PathBuf,
+}
+
+impl Contender for Streams {
+    fn producer(&self, number: usize) -> Result<Box<dyn Producer + '_>> {
+        let stream = open_stream(&self.dir.join(number.to_string()))?;
+        Ok(Box::new(LsfsProducer::new(&stream, false)))
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// An open stream.

@@ -54,13 +54,15 @@ pub enum ContenderId {
     Lsfs,
     /// lsfs with futures in flight from one executor thread.
     LsfsFutures,
+    /// lsfs with a stream of its own for each producer.
+    LsfsStreams,
     /// lsfs with retention: the oldest segments are purged and written again.
     LsfsRecycled,
 }
 
 impl ContenderId {
     /// Every contender, in the order of reports.
-    pub const ALL: [ContenderId; 11] = [
+    pub const ALL: [ContenderId; 12] = [
         ContenderId::RawDirect,
         ContenderId::RawDsync,
         ContenderId::RawBuffered,
@@ -71,6 +73,7 @@ impl ContenderId {
         ContenderId::Okaywal,
         ContenderId::Lsfs,
         ContenderId::LsfsFutures,
+        ContenderId::LsfsStreams,
         ContenderId::LsfsRecycled,
     ];
 
@@ -87,13 +90,20 @@ impl ContenderId {
             ContenderId::Okaywal => "okaywal",
             ContenderId::Lsfs => "lsfs",
             ContenderId::LsfsFutures => "lsfs-futures",
+            ContenderId::LsfsStreams => "lsfs-streams",
             ContenderId::LsfsRecycled => "lsfs-recycled",
         }
     }
 
     /// Whether this is our own engine.
     pub fn is_lsfs(self) -> bool {
-        matches!(self, ContenderId::Lsfs | ContenderId::LsfsFutures | ContenderId::LsfsRecycled)
+        matches!(
+            self,
+            ContenderId::Lsfs
+                | ContenderId::LsfsFutures
+                | ContenderId::LsfsStreams
+                | ContenderId::LsfsRecycled
+        )
     }
 
     /// Whether this build can run it.
@@ -123,6 +133,8 @@ pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Con
         ContenderId::Okaywal => okaywal::open(dir, plan),
         #[cfg(feature = "lsfs")]
         ContenderId::Lsfs | ContenderId::LsfsFutures => lsfs::open(dir),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsStreams => Ok(lsfs::open_streams(dir)),
         #[cfg(feature = "lsfs")]
         ContenderId::LsfsRecycled => lsfs::open_recycled(dir),
         _ => bail!("{} cannot be opened for appending", id.name()),

@@ -1,6 +1,6 @@
 //! The block: what one aligned write carries.
 
-use super::{Checksum, Fields, put};
+use super::{Checksum, Fields, crc32c, put};
 use crate::mutant::{self, Mutant};
 
 /// Bytes of a block header.
@@ -90,7 +90,7 @@ pub fn block_seed(segment_id: u64, block_number: u32, epoch: u32) -> u32 {
     put(&mut bytes, 0, &segment_id.to_le_bytes());
     put(&mut bytes, 8, &block_number.to_le_bytes());
     put(&mut bytes, 12, &epoch.to_le_bytes());
-    crc32c::crc32c(&bytes)
+    crc32c(0, &bytes)
 }
 
 impl BlockHeader {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Checksum, Compression, Fields, is_block_size, put};
+use super::{Checksum, Compression, Fields, crc32c, is_block_size, put};
 
 /// Bytes of the file header; the rest of block 0 is zero.
 pub const FILE_HEADER_BYTES: usize = 80;
@@ -124,7 +124,7 @@ impl FileHeader {
         put(block, 56, &self.epoch.to_le_bytes());
         put(block, 60, &self.in_flight_bytes.to_le_bytes());
         put(block, 64, &self.record_limit_bytes.to_le_bytes());
-        let crc = crc32c::crc32c(&block[16..FILE_HEADER_BYTES]);
+        let crc = crc32c(0, &block[16..FILE_HEADER_BYTES]);
         put(block, 12, &crc.to_le_bytes());
     }
 
@@ -143,7 +143,7 @@ impl FileHeader {
         if version == 0 || version > FORMAT_VERSION {
             return Err(FileHeaderFault::Version { found: version });
         }
-        let (stored, computed) = (fields.u32(12), crc32c::crc32c(&bytes[16..FILE_HEADER_BYTES]));
+        let (stored, computed) = (fields.u32(12), crc32c(0, &bytes[16..FILE_HEADER_BYTES]));
         if stored != computed {
             return Err(FileHeaderFault::Checksum { stored, computed });
         }

@@ -1,6 +1,6 @@
 //! The frame: one entry of a segment set, a header and then the body in one contiguous piece.
 
-use super::{Fields, put};
+use super::{Fields, crc32c, put};
 
 /// Bytes of a frame header before its piece checksums.
 const FIXED_BYTES: usize = 16;
@@ -133,17 +133,17 @@ pub fn frame_end(position: u64, body_bytes: u32) -> u64 {
 /// Together with the tag (the low 32 bits of the id) this is as good as the whole id: two ids with equal low halves
 /// differ within 32 consecutive bits, and so never have the same CRC.
 pub fn frame_seed(segment_id: u64) -> u32 {
-    crc32c::crc32c(&segment_id.to_le_bytes())
+    crc32c(0, &segment_id.to_le_bytes())
 }
 
 fn header_checksum(seed: u32, position: u64, covered: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c_append(seed, &position.to_le_bytes()), covered)
+    crc32c(crc32c(seed, &position.to_le_bytes()), covered)
 }
 
 /// The checksum of each piece of a body; of an empty body, one.
 pub fn piece_checksums(body: &[u8]) -> impl Iterator<Item = u32> + '_ {
     let empty = body.is_empty().then_some(0);
-    empty.into_iter().chain(body.chunks(FRAME_PIECE_BYTES).map(crc32c::crc32c))
+    empty.into_iter().chain(body.chunks(FRAME_PIECE_BYTES).map(|piece| crc32c(0, piece)))
 }
 
 /// What all frames of a segment share.

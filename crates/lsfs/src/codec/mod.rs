@@ -24,7 +24,7 @@ mod segment_statistics;
 mod slice;
 
 pub use block::{BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader, BlockTailer, block_seed};
-pub use checksum::Checksum;
+pub use checksum::{Checksum, crc32c};
 pub use compression::{Compression, DecompressFault};
 pub use file_header::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderFault, FileKind, StreamId};
 pub use footer::{FOOTER_BYTES, Footer, FooterFault};

@@ -1,6 +1,6 @@
 //! The segment list: the final data of a segment set, which names its segments.
 
-use super::{BLOCK_BYTES_DEFAULT, Fields, StreamId, frame_end};
+use super::{BLOCK_BYTES_DEFAULT, Fields, StreamId, crc32c, frame_end};
 
 /// What lies in a segment up to a place in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +25,7 @@ impl Tally {
 
     /// With one entry more, at `position`, whose body has these piece checksums.
     pub fn with(self, position: u64, body_bytes: u32, checksums: impl Iterator<Item = u32>) -> Tally {
-        let digest = checksums
-            .fold(self.digest, |digest, checksum| crc32c::crc32c_append(digest, &checksum.to_le_bytes()));
+        let digest = checksums.fold(self.digest, |digest, checksum| crc32c(digest, &checksum.to_le_bytes()));
         Tally {
             end: frame_end(position, body_bytes) as u32,
             last: position as u32,

@@ -16,6 +16,7 @@ mod os;
 mod runtime;
 #[cfg(feature = "testing")]
 mod sim;
+mod workers;
 
 use std::fmt::Debug;
 use std::io;

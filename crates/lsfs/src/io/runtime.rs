@@ -3,9 +3,10 @@
 use std::fmt::Debug;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::workers;
 
 /// What a background task's step reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,8 @@ pub trait Runtime: Send + Sync + Debug {
     fn wall_clock_ms(&self) -> u64;
     /// A random number, unpredictable enough for identifiers.
     fn random(&self) -> u64;
-    /// Starts a background task that sleeps until kicked.
+    /// Starts a background task that sleeps until kicked. Tasks may share threads: a step that waits for another task
+    /// is served, but late.
     fn spawn(&self, name: &str, task: Task) -> std::io::Result<Box<dyn Background>>;
     /// Lets other threads run; a simulated runtime has none.
     fn yield_now(&self) {}
@@ -77,87 +79,8 @@ impl Runtime for OsRuntime {
         thread::yield_now();
     }
 
-    fn spawn(&self, name: &str, mut task: Task) -> std::io::Result<Box<dyn Background>> {
-        let signal = Arc::new(Signal::default());
-        let thread = thread::Builder::new().name(name.to_string()).spawn({
-            let signal = Arc::clone(&signal);
-            move || {
-                let mut pause = None;
-                while signal.wait_for_kick(pause) {
-                    pause = loop {
-                        match task() {
-                            Step::Idle => break None,
-                            Step::After(pause) => break Some(pause),
-                            Step::Again if signal.is_stopped() => return,
-                            Step::Again => {}
-                        }
-                    };
-                }
-            }
-        })?;
-        Ok(Box::new(BackgroundThread { signal, thread: Some(thread) }))
-    }
-}
-
-#[derive(Debug, Default)]
-struct Signal {
-    state: Mutex<SignalState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct SignalState {
-    kicked: bool,
-    stopped: bool,
-}
-
-impl Signal {
-    /// Waits for a kick, or until `pause` is over; `false` means stop.
-    fn wait_for_kick(&self, pause: Option<Duration>) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(|poison| poison.into_inner());
-        let is_waiting = |state: &mut SignalState| !state.kicked && !state.stopped;
-        state = match pause {
-            None => self.changed.wait_while(state, is_waiting).unwrap_or_else(|poison| poison.into_inner()),
-            Some(pause) => {
-                let waited = self.changed.wait_timeout_while(state, pause, is_waiting);
-                waited.unwrap_or_else(|poison| poison.into_inner()).0
-            }
-        };
-        state.kicked = false;
-        !state.stopped
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.state.lock().unwrap_or_else(|poison| poison.into_inner()).stopped
-    }
-
-    fn set(&self, change: impl FnOnce(&mut SignalState)) {
-        change(&mut self.state.lock().unwrap_or_else(|poison| poison.into_inner()));
-        self.changed.notify_one();
-    }
-}
-
-#[derive(Debug)]
-struct BackgroundThread {
-    signal: Arc<Signal>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Background for BackgroundThread {
-    fn kick(&self) {
-        self.signal.set(|state| state.kicked = true);
-    }
-}
-
-impl Drop for BackgroundThread {
-    fn drop(&mut self) {
-        self.signal.set(|state| state.stopped = true);
-        if let Some(thread) = self.thread.take() {
-            // The last owner may be the task itself (a callback that drops the stream): it cannot join itself.
-            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
-                tracing::error!("a background task panicked");
-            }
-        }
+    fn spawn(&self, name: &str, task: Task) -> std::io::Result<Box<dyn Background>> {
+        workers::spawn(name, task)
     }
 }
 
@@ -193,44 +116,7 @@ impl EventWord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
-
-    #[test]
-    fn a_kick_runs_steps_until_idle_and_drop_joins() {
-        let (sender, receiver) = mpsc::channel();
-        let mut left = 3;
-        let background = OsRuntime::default()
-            .spawn(
-                "test",
-                Box::new(move || {
-                    sender.send(left).unwrap();
-                    left -= 1;
-                    if left > 0 { Step::Again } else { Step::Idle }
-                }),
-            )
-            .unwrap();
-        background.kick();
-        assert_eq!((receiver.recv(), receiver.recv(), receiver.recv()), (Ok(3), Ok(2), Ok(1)));
-        drop(background);
-        assert!(receiver.recv().is_err());
-    }
-
-    #[test]
-    fn a_task_is_called_again_after_its_pause_or_at_a_kick() {
-        let (sender, receiver) = mpsc::channel();
-        let mut pauses = [Duration::from_millis(1), Duration::from_secs(3600)].into_iter();
-        let task = move || {
-            sender.send(()).unwrap();
-            pauses.next().map_or(Step::Idle, Step::After)
-        };
-        let background = OsRuntime::default().spawn("test", Box::new(task)).unwrap();
-        background.kick();
-        assert_eq!((receiver.recv(), receiver.recv()), (Ok(()), Ok(())));
-        background.kick();
-        assert_eq!(receiver.recv(), Ok(()));
-        drop(background);
-        assert!(receiver.recv().is_err());
-    }
+    use std::sync::Arc;
 
     #[test]
     fn one_store_wakes_all_sleepers() {

@@ -1,6 +1,7 @@
 //! Reading records: by index, forward, backward.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use crate::block::{BlockReader, FoundRecord, Records, Step};
 use crate::codec::{BLOCK_HEADER_BYTES, BlockHeader, Compression, RecordTailer, SliceView, lost_range_of};
 use crate::error::{Error, Result};
 use crate::io::{AlignedBuf, Runtime};
-use crate::stream::read_ahead::ReadAhead;
+use crate::stream::read_ahead::{self, ReadAhead};
 use crate::stream::recorder::Bounds;
 use crate::stream::segment::{Extent, Segment};
 
@@ -209,6 +210,10 @@ pub struct Cursor {
     read_ahead: Option<ReadAhead>,
     /// Whether payloads are wanted; otherwise records are only verified and placed, also those that are purged but there.
     collect: bool,
+    /// The blocks that were asked for ahead and not taken yet, one range for each run.
+    asked: VecDeque<Range<u32>>,
+    /// A buffer whose run was decoded.
+    spare: Option<AlignedBuf>,
 }
 
 /// Where a cursor found a record.
@@ -241,6 +246,8 @@ impl Cursor {
             runs_in_order: 0,
             read_ahead: None,
             collect: true,
+            asked: VecDeque::new(),
+            spare: None,
         }
     }
 
@@ -300,7 +307,7 @@ impl Cursor {
                 self.epoch = bounds.epoch;
                 self.place = None;
                 self.run_blocks = 0..0;
-                self.read_ahead = None;
+                self.stop_ahead();
             }
             self.known_end = if self.durable_only { bounds.durable_index } else { bounds.next_index };
             if self.next < bounds.first_index && self.collect {
@@ -388,17 +395,20 @@ impl Cursor {
         let Some(place) = &mut self.place else { return Ok(()) };
         let block_bytes = place.extent.segment.block_bytes;
         self.runs_in_order = if block == self.run_blocks.end { self.runs_in_order + 1 } else { 0 };
-        let ahead = self.read_ahead.as_ref().and_then(ReadAhead::take).filter(|run| {
+        let was_asked = self.asked.pop_front().is_some_and(|asked| asked.start == block);
+        let ahead = self.read_ahead.as_ref().filter(|_| was_asked).and_then(ReadAhead::take).filter(|run| {
             run.first == block && run.extent.segment.segment_id == place.extent.segment.segment_id
         });
-        let spare = match ahead {
+        match ahead {
             Some(run) => {
                 place.extent = run.extent;
                 self.run_blocks = block..block + (run.count / block_bytes) as u32;
-                std::mem::replace(&mut self.run, run.buf)
+                self.spare = Some(std::mem::replace(&mut self.run, run.buf));
             }
             None => {
+                self.stop_ahead();
                 let wanted = if self.run.is_empty() { FIRST_RUN_BYTES } else { RUN_BYTES };
+                let Some(place) = &mut self.place else { return Ok(()) };
                 match self.source.extent_of(self.next)? {
                     newer if newer.segment.segment_id == place.extent.segment.segment_id => {
                         place.extent = newer
@@ -408,30 +418,43 @@ impl Cursor {
                 size_run(&mut self.run, wanted, &place.extent);
                 let count = self.source.fetch(&place.extent, block, &mut self.run)?;
                 self.run_blocks = block..block + (count / block_bytes) as u32;
-                AlignedBuf::zeroed(0)
             }
-        };
-        self.look_ahead(spare)
+        }
+        self.look_ahead()
     }
 
-    /// Has the next run fetched while this one is decoded, once reading has shown to be sequential.
-    fn look_ahead(&mut self, mut spare: AlignedBuf) -> Result<()> {
+    /// Gives up what was asked for ahead: reading goes on elsewhere.
+    fn stop_ahead(&mut self) {
+        self.asked.clear();
+        if let Some(read_ahead) = &self.read_ahead {
+            read_ahead.give_up();
+        }
+    }
+
+    /// Has the next runs fetched while this one is decoded, once reading has shown to be sequential.
+    fn look_ahead(&mut self) -> Result<()> {
         let Some(place) = &self.place else { return Ok(()) };
-        let next = self.run_blocks.end;
-        // The last block may still grow: it is read when it is wanted.
-        let final_blocks = place.extent.last_block().saturating_sub(next) as usize;
-        if self.runs_in_order < 2 || final_blocks == 0 {
+        let block_bytes = place.extent.segment.block_bytes;
+        if self.runs_in_order < 2 {
             return Ok(());
         }
-        if self.read_ahead.is_none() {
-            self.read_ahead = Some(ReadAhead::start(&self.source)?);
-        }
-        let wanted = RUN_BYTES.min(final_blocks * place.extent.segment.block_bytes);
-        if spare.len() != wanted {
-            spare = AlignedBuf::zeroed(wanted);
-        }
-        if let Some(read_ahead) = &self.read_ahead {
-            read_ahead.ask(place.extent.clone(), next, spare);
+        while self.asked.len() < read_ahead::DEPTH {
+            let next = self.asked.back().map_or(self.run_blocks.end, |asked| asked.end);
+            // The last block may still grow: it is read when it is wanted.
+            let final_blocks = place.extent.last_block().saturating_sub(next) as usize;
+            if final_blocks == 0 {
+                break;
+            }
+            if self.read_ahead.is_none() {
+                self.read_ahead = Some(ReadAhead::start(&self.source)?);
+            }
+            let blocks = final_blocks.min(RUN_BYTES / block_bytes);
+            let fitting = self.spare.take().filter(|spare| spare.len() == blocks * block_bytes);
+            let buf = fitting.unwrap_or_else(|| AlignedBuf::zeroed(blocks * block_bytes));
+            if let Some(read_ahead) = &self.read_ahead {
+                read_ahead.ask(place.extent.clone(), next, buf);
+            }
+            self.asked.push_back(next..next + blocks as u32);
         }
         Ok(())
     }

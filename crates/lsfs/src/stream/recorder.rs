@@ -220,14 +220,9 @@ impl Recorder {
     }
 
     fn spawn_background(self: &Arc<Self>) -> Result<()> {
-        let spawn = |name, step: fn(&Recorder)| {
+        let spawn = |name, step: fn(&Recorder) -> Step| {
             let recorder: Weak<Recorder> = Arc::downgrade(self);
-            let task = Box::new(move || {
-                if let Some(recorder) = recorder.upgrade() {
-                    step(&recorder);
-                }
-                Step::Idle
-            });
+            let task = Box::new(move || recorder.upgrade().map_or(Step::Idle, |recorder| step(&recorder)));
             self.env
                 .runtime
                 .spawn(name, task)
@@ -491,19 +486,24 @@ impl Recorder {
         }
     }
 
-    /// The background committer: carries on as long as there is something to write, or likely to be at once.
-    fn commit_step(&self) {
+    /// A step of the background committer, which carries on as long as there is something to write, or likely to be at
+    /// once. One batch each, so that streams that share a thread take turns.
+    fn commit_step(&self) -> Step {
         let mut tail = self.tail();
         tail.committer_kicked = false;
-        while !tail.flushing && !tail.exclusive && tail.failure.is_none() {
-            let first_pause = if tail.writer.is_empty() { FIRST_ARRIVAL_PAUSE } else { GATHER_PAUSE };
-            tail = self.gather(tail, first_pause);
-            if tail.writer.is_empty() {
-                self.announce_room(&tail);
-                return;
-            }
-            tail = self.flush(tail);
+        if tail.flushing || tail.exclusive || tail.failure.is_some() {
+            return Step::Idle;
         }
+        let first_pause = if tail.writer.is_empty() { FIRST_ARRIVAL_PAUSE } else { GATHER_PAUSE };
+        tail = self.gather(tail, first_pause);
+        if tail.writer.is_empty() {
+            self.announce_room(&tail);
+            return Step::Idle;
+        }
+        // From here to the next step nobody needs to kick.
+        tail = self.flush(tail);
+        tail.committer_kicked = true;
+        Step::Again
     }
 
     /// Lets those who were woken by the last batch come back before the next one leaves.
@@ -656,12 +656,13 @@ impl Recorder {
         );
     }
 
-    fn prepare_step(&self) {
+    fn prepare_step(&self) -> Step {
         let (live, unused, average) = self.tail().space_facts();
         if let Err(error) = self.space.prepare(live, unused, average) {
             // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
             tracing::warn!(dir = %self.dir.display(), %error, "could not make a spare segment ready");
         }
+        Step::Idle
     }
 
     // ---- what needs the stream for itself ----

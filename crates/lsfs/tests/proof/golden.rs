@@ -127,7 +127,7 @@ impl Kind {
 /// Length and checksum, and the beginning of what can be read.
 fn bytes_in_short(bytes: &[u8]) -> String {
     let beginning: String = bytes.iter().take(12).map(|byte| byte.escape_ascii().to_string()).collect();
-    format!("{} bytes, crc32c {:08x}, \"{beginning}\"", bytes.len(), crc32c::crc32c(bytes))
+    format!("{} bytes, crc32c {:08x}, \"{beginning}\"", bytes.len(), lsfs::codec::crc32c(0, bytes))
 }
 
 /// A golden directory.
