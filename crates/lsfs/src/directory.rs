@@ -104,7 +104,7 @@ pub(crate) const STATISTICS_EXTENSION: &str = "stats";
 
 /// The statistics of the segment in this file.
 pub(crate) fn statistics_path(segment_path: &Path) -> PathBuf {
-    segment_path.with_extension(STATISTICS_EXTENSION)
+    companion_path(segment_path, STATISTICS_EXTENSION)
 }
 
 /// The base index in the name of an index or of statistics; `None` for any other name.
@@ -126,7 +126,29 @@ pub(crate) fn remove_companions(env: &Env, segment_path: &Path) {
 
 /// The index of the segment in this file.
 pub(crate) fn index_path(segment_path: &Path) -> PathBuf {
-    segment_path.with_extension(INDEX_EXTENSION)
+    companion_path(segment_path, INDEX_EXTENSION)
+}
+
+/// A file beside a segment, named by its base index; so also beside a rewritten segment, whose own name says more.
+fn companion_path(segment_path: &Path, extension: &str) -> PathBuf {
+    let name = segment_path.file_name().and_then(|name| name.to_str());
+    match name.and_then(rewritten_of) {
+        Some((base, _)) => segment_path.with_file_name(format!("{base:020}.{extension}")),
+        None => segment_path.with_extension(extension),
+    }
+}
+
+/// The file of a rewritten segment: it lies beside the one it replaces until the manifest names it.
+pub(crate) fn rewritten_path(dir: &Path, base_index: u64, segment_id: u64) -> PathBuf {
+    dir.join(format!("{base_index:020}-{segment_id:016x}.{SEGMENT_EXTENSION}"))
+}
+
+/// Base index and segment id in the file name of a rewritten segment; `None` for any other name.
+pub(crate) fn rewritten_of(name: &str) -> Option<(u64, u64)> {
+    let (base, id) = name.strip_suffix(SEGMENT_EXTENSION)?.strip_suffix('.')?.split_once('-')?;
+    let is_number = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_number(base, 20) && is_number(id, 16))
+        .then(|| Some((base.parse().ok()?, u64::from_str_radix(id, 16).ok()?)))?
 }
 
 /// The base index in a segment's file name; `None` for any other name.

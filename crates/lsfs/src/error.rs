@@ -148,6 +148,14 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// There is a gap: the record was left out when its segment was rewritten.
+    #[error("record {index} was left out when its segment was rewritten; the next one is {next}")]
+    LeftOut {
+        /// The index asked for.
+        index: u64,
+        /// The first record behind the gap, or the end of the segment.
+        next: u64,
+    },
     /// An option has an impossible value.
     #[error("option {option}: {value} is not allowed, expected {expected}")]
     InvalidOption {

@@ -382,6 +382,7 @@ impl StatePair {
             epoch: generation,
             in_flight_bytes: 0,
             record_limit_bytes: self.options.state_limit_bytes,
+            is_sparse: false,
         };
         let mut tail = Tail { file, segment_id, next_block: 1, durable_position: block_bytes as u64 };
         let batch = form(&self.options, segment_id, generation, &tail, version, bytes);
@@ -577,6 +578,7 @@ impl Scanned {
             checksum: header.checksum,
             block_bytes,
             record_limit_bytes: header.record_limit_bytes,
+            is_sparse: false,
         };
         let Some(run) = image.get(block_bytes..) else { return };
         let mut records = Records::new(reader, 1, 0, Some(header.base_index), true);

@@ -44,6 +44,7 @@ mod final_data;
 #[allow(dead_code, reason = "the mapped store uses the rest")]
 mod index;
 pub mod io;
+pub mod log;
 mod metrics;
 mod mutant;
 mod segment_set;
@@ -54,6 +55,7 @@ pub use data_stream::{DataReader, DataStream, DataStreamOptions};
 pub use env::Env;
 pub use error::{Corruption, Error, Result};
 pub use final_data::{FinalData, FinalDataOptions, State};
+pub use log::{Log, LogOptions, StoreKind};
 pub use metrics::Latencies;
 #[cfg(feature = "testing")]
 pub use mutant::Mutant;

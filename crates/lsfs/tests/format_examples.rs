@@ -32,6 +32,7 @@ const FILE_HEADER: FileHeader = FileHeader {
     epoch: 2,
     in_flight_bytes: 1 << 20,
     record_limit_bytes: 256 << 20,
+    is_sparse: false,
 };
 
 /// The first block of that segment, with record 1000: type code 7, payload `hello`.

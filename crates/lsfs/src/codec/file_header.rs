@@ -71,7 +71,12 @@ pub struct FileHeader {
     pub in_flight_bytes: u32,
     /// The largest payload a record of the file may have, in bytes.
     pub record_limit_bytes: u32,
+    /// Whether records may be left out: indexes rise from each record to the next, not by one. Of a rewritten segment.
+    pub is_sparse: bool,
 }
+
+/// Set in the flags of a sparse segment.
+const FLAG_SPARSE: u8 = 1;
 
 /// Why bytes are not a file header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +122,7 @@ impl FileHeader {
         block[16] = self.kind.code();
         block[17] = self.checksum.code();
         block[18] = self.compression.code();
+        block[19] = if self.is_sparse { FLAG_SPARSE } else { 0 };
         put(block, 20, &self.block_bytes.to_le_bytes());
         put(block, 24, &self.stream_id.0);
         put(block, 40, &self.segment_id.to_le_bytes());
@@ -148,6 +154,9 @@ impl FileHeader {
             return Err(FileHeaderFault::Checksum { stored, computed });
         }
         let wrong = |field, value: u64| FileHeaderFault::Field { field, value };
+        if bytes[19] & !FLAG_SPARSE != 0 {
+            return Err(wrong("flags", bytes[19].into()));
+        }
         let block_bytes = fields.u32(20);
         if !is_block_size(block_bytes as usize) {
             return Err(wrong("block size", block_bytes.into()));
@@ -166,6 +175,7 @@ impl FileHeader {
             epoch: fields.u32(56),
             in_flight_bytes: fields.u32(60),
             record_limit_bytes: fields.u32(64),
+            is_sparse: bytes[19] & FLAG_SPARSE != 0,
         })
     }
 }
@@ -186,6 +196,7 @@ mod tests {
             epoch: 2,
             in_flight_bytes: 1 << 20,
             record_limit_bytes: 1 << 28,
+            is_sparse: true,
         }
     }
 

@@ -16,12 +16,14 @@ mod footer;
 mod frame;
 mod index_entry;
 mod manifest;
+mod mapped_frame;
 mod mark;
 mod pointer;
 mod record;
 mod segment_list;
 mod segment_statistics;
 mod slice;
+mod sparse_table;
 
 pub use block::{BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader, BlockTailer, block_seed};
 pub use checksum::{Checksum, crc32c};
@@ -36,6 +38,7 @@ pub use frame::{
 pub use index_entry::{INDEX_ENTRY_BYTES, IndexEntry};
 pub(crate) use manifest::lost_range_of;
 pub use manifest::{Manifest, ManifestFault, SegmentEntry};
+pub use mapped_frame::{MAPPED_FRAME_HEADER_BYTES, MappedFrameLook, mapped_frame_header};
 pub use mark::{MARK_BYTES, Mark, MarkFault};
 pub use pointer::{POINTER_BYTES, Pointer};
 pub use record::{
@@ -49,6 +52,7 @@ pub use segment_statistics::{
 pub use slice::{
     SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SliceFault, SliceView, put_slice,
 };
+pub use sparse_table::{SPARSE_TABLE_HEADER_BYTES, SparseTable, SparseTableFault};
 
 /// The smallest block: one sector.
 pub const BLOCK_BYTES_MIN: usize = 512;

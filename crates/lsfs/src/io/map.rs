@@ -17,8 +17,9 @@ const PAGE_BYTES: u64 = 4096;
 
 /// A shared mapping of the first bytes of a file.
 ///
-/// The memory is only touched through relaxed atomics on whole words, so that a writer in this process or another
-/// is a source of unexpected bytes and nothing worse. On the machines we know these are plain loads and stores.
+/// The memory is only touched through atomics on whole words, so that a writer in this process or another is a source
+/// of unexpected bytes and nothing worse; who sees a store sees those before it. On x86-64 these are plain loads and
+/// stores.
 #[derive(Debug)]
 pub(super) struct OsMap {
     /// `None` if nothing is mapped: the kernel refuses empty mappings.
@@ -72,7 +73,7 @@ impl FileMap for OsMap {
         let (first, skipped) = (position as usize / WORD_BYTES, position as usize % WORD_BYTES);
         let words = &self.words()[first..];
         let (head, rest) = target.split_at_mut(((WORD_BYTES - skipped) % WORD_BYTES).min(target.len()));
-        let load = |word: &AtomicU64| word.load(Ordering::Relaxed).to_le().to_le_bytes();
+        let load = |word: &AtomicU64| word.load(Ordering::Acquire).to_le().to_le_bytes();
         let words = if head.is_empty() {
             words
         } else {
@@ -100,7 +101,7 @@ impl FileMap for OsMap {
         let patch = |word: &AtomicU64, from: usize, bytes: &[u8]| {
             let mut value = word.load(Ordering::Relaxed).to_le().to_le_bytes();
             value[from..from + bytes.len()].copy_from_slice(bytes);
-            word.store(u64::from_le_bytes(value).to_le(), Ordering::Relaxed);
+            word.store(u64::from_le_bytes(value).to_le(), Ordering::Release);
         };
         let words = if head.is_empty() {
             words
@@ -110,7 +111,7 @@ impl FileMap for OsMap {
         };
         let (whole, tail) = rest.as_chunks::<WORD_BYTES>();
         for (chunk, word) in whole.iter().zip(words) {
-            word.store(u64::from_le_bytes(*chunk).to_le(), Ordering::Relaxed);
+            word.store(u64::from_le_bytes(*chunk).to_le(), Ordering::Release);
         }
         if !tail.is_empty() {
             patch(&words[whole.len()], 0, tail);

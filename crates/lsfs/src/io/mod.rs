@@ -149,6 +149,8 @@ pub trait File: Send + Sync + Debug {
     fn access(&self) -> Access;
     /// The path it was opened by, for messages.
     fn path(&self) -> &Path;
+    /// Whether the file still has a name.
+    fn is_linked(&self) -> io::Result<bool>;
     /// Maps the first `len` bytes for reading. Longer than the file is an error (`UnexpectedEof`).
     fn map(&self, len: u64) -> io::Result<Box<dyn FileMap>>;
     /// Gives the first `len` bytes their space, extending a shorter file with zeros, and maps them for writing. A

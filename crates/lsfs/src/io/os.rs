@@ -263,6 +263,10 @@ impl File for OsFile {
         &self.path
     }
 
+    fn is_linked(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 0)
+    }
+
     fn map(&self, len: u64) -> io::Result<Box<dyn FileMap>> {
         let file_len = self.len()?;
         if len > file_len {

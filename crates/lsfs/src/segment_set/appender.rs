@@ -1165,6 +1165,7 @@ pub(crate) fn create_segment(
         epoch,
         in_flight_bytes: options.in_flight_bytes as u32,
         record_limit_bytes: options.body_limit_bytes,
+        is_sparse: false,
     };
     let mut page = AlignedBuf::zeroed(PAGE_BYTES);
     header.encode(&mut page);

@@ -270,7 +270,26 @@ impl Cursor {
         if self.next >= self.end || !self.has_next()? {
             return Ok(None);
         }
-        let found = self.find_next().map_err(|error| name_lost(&*self.source, self.next, error))?;
+        let mut attempts = 1;
+        let found = loop {
+            match self.find_next() {
+                // Rewritten since the last look: the records are in another segment now.
+                Err(Error::Gone { .. }) if attempts < READ_ATTEMPTS => {
+                    attempts += 1;
+                    self.known_end = 0;
+                    self.leave_place();
+                    if !self.has_next()? {
+                        return Ok(None);
+                    }
+                }
+                other => break other.map_err(|error| name_lost(&*self.source, self.next, error))?,
+            }
+        };
+        let Some(found) = found else { return Ok(None) };
+        if found.index >= self.end {
+            self.next = found.index;
+            return Ok(None);
+        }
         self.next = found.index + 1;
         let place = self.place.as_ref().expect("a found record has a place");
         let stored = match found.in_run.clone() {
@@ -292,7 +311,7 @@ impl Cursor {
         if self.next >= self.end || !self.has_next()? {
             return Ok(None);
         }
-        let found = self.find_next()?;
+        let Some(found) = self.find_next()? else { return Ok(None) };
         self.next = found.index + 1;
         let place = self.place.as_ref().expect("a found record has a place");
         let (segment_id, epoch) = (place.extent.segment.segment_id, place.records.epoch());
@@ -305,9 +324,7 @@ impl Cursor {
             if bounds.epoch != self.epoch {
                 // The tail may have been truncated and written anew: what was fetched of it is history.
                 self.epoch = bounds.epoch;
-                self.place = None;
-                self.run_blocks = 0..0;
-                self.stop_ahead();
+                self.leave_place();
             }
             self.known_end = if self.durable_only { bounds.durable_index } else { bounds.next_index };
             if self.next < bounds.first_index && self.collect {
@@ -318,7 +335,15 @@ impl Cursor {
         Ok(self.next < self.known_end)
     }
 
-    fn find_next(&mut self) -> Result<FoundRecord> {
+    /// Forgets where reading was, and what was fetched.
+    fn leave_place(&mut self) {
+        self.place = None;
+        self.run_blocks = 0..0;
+        self.stop_ahead();
+    }
+
+    /// The record with the next index, or of a sparse segment the first one behind it; `None` at the end.
+    fn find_next(&mut self) -> Result<Option<FoundRecord>> {
         let mut fetched_at = None;
         let mut attempts = 1;
         loop {
@@ -335,7 +360,10 @@ impl Cursor {
             };
             match step {
                 Ok(Step::Record(found)) if found.index < self.next => {}
-                Ok(Step::Record(found)) if found.index == self.next => return Ok(found),
+                Ok(Step::Record(found)) if found.index == self.next => return Ok(Some(found)),
+                Ok(Step::Record(found)) if place.extent.segment.open()?.reader.is_sparse => {
+                    return Ok(Some(found));
+                }
                 Ok(Step::Record(found)) => {
                     let position = place.extent.segment.position_of(found.start.0) + u64::from(found.start.1);
                     let reason = format!("found record {}, expected {}", found.index, self.next);
@@ -348,6 +376,9 @@ impl Cursor {
                     let block = place.records.block();
                     if fetched_at == Some(block) {
                         self.leave_segment()?;
+                        if self.next >= self.end || !self.has_next()? {
+                            return Ok(None);
+                        }
                         continue;
                     }
                     fetched_at = Some(block);
@@ -462,6 +493,11 @@ impl Cursor {
     /// The segment holds no more records: the next one must be in another.
     fn leave_segment(&mut self) -> Result<()> {
         let Some(place) = self.place.take() else { return Ok(()) };
+        if place.extent.segment.open()?.reader.is_sparse && place.records.unfinished().is_none() {
+            // What is left of the run was left out.
+            self.next = self.next.max(place.extent.next_index);
+            return Ok(());
+        }
         let next = self.source.extent_of(self.next)?;
         if next.segment.segment_id != place.extent.segment.segment_id {
             return Ok(());
@@ -513,10 +549,17 @@ pub(crate) struct Located {
 
 /// Finds a record that is within bounds.
 pub(crate) fn locate(source: &dyn Source, index: u64) -> Result<Located> {
-    find_record(source, index).map_err(|error| name_lost(source, index, error))
+    let located = locate_from(source, index).map_err(|error| name_lost(source, index, error))?;
+    match located {
+        (extent, Some(found)) if found.index == index => Ok(Located { extent, found }),
+        (extent, other) => {
+            Err(Error::LeftOut { index, next: other.map_or(extent.next_index, |found| found.index) })
+        }
+    }
 }
 
-fn find_record(source: &dyn Source, index: u64) -> Result<Located> {
+/// Finds the first record from `index` on in its segment; there may be none if the segment is sparse.
+fn locate_from(source: &dyn Source, index: u64) -> Result<(Extent, Option<FoundRecord>)> {
     let extent = source.extent_of(index)?;
     let mut block = find_block(source, &extent, index)?;
     let reader = extent.segment.open()?.reader;
@@ -525,6 +568,9 @@ fn find_record(source: &dyn Source, index: u64) -> Result<Located> {
     let mut fetched_at = None;
     loop {
         if fetched_at == Some(block) || block > extent.last_block() {
+            if reader.is_sparse && records.unfinished().is_none() {
+                return Ok((extent, None));
+            }
             let position = extent.segment.position_of(block);
             let records = Some(index..index + 1);
             return Err(Error::corrupt(extent.segment.path(), position, records, "the record is missing"));
@@ -533,7 +579,17 @@ fn find_record(source: &dyn Source, index: u64) -> Result<Located> {
         let count = source.fetch(&extent, block, &mut run)?;
         loop {
             match records.next(&run[..count], block, extent.last_block()) {
-                Ok(Step::Record(found)) if found.index >= index => return Ok(Located { extent, found }),
+                Ok(Step::Record(found))
+                    if found.index == index || (found.index > index && reader.is_sparse) =>
+                {
+                    return Ok((extent, Some(found)));
+                }
+                Ok(Step::Record(found)) if found.index > index => {
+                    let position = extent.segment.position_of(found.start.0) + u64::from(found.start.1);
+                    let reason = format!("found record {}, expected {index}", found.index);
+                    let records = Some(index..found.index);
+                    return Err(Error::corrupt(extent.segment.path(), position, records, reason));
+                }
                 Ok(Step::Record(_)) => {}
                 Ok(Step::EndOfRun) => break,
                 Err(fault) => return Err(extent.segment.corruption(&fault, Some(index..index + 1))),
@@ -605,22 +661,36 @@ impl ReverseCursor {
                 other => break other.map_err(|error| name_lost(&*self.source, index, error))?,
             }
         };
-        self.next = index;
+        let Some(record) = record else {
+            // Only gaps are left.
+            self.next = self.start;
+            return Ok(None);
+        };
+        self.next = record.index;
         Ok(Some(record))
     }
 
-    fn read_previous(&mut self, index: u64) -> Result<Record> {
+    /// The last record up to `index`, which is that one unless it was left out.
+    fn read_previous(&mut self, index: u64) -> Result<Option<Record>> {
         if self.place.is_none() {
-            let located = locate(&*self.source, index)?;
-            let (block, offset) = located.found.end;
-            self.place = Some(ReversePlace { extent: located.extent, block, end: Some(usize::from(offset)) });
+            let (extent, found) = locate_from(&*self.source, index)?;
+            let (block, end) = match found {
+                Some(found) if found.index == index => (found.end.0, Some(usize::from(found.end.1))),
+                // In a gap: backward from the record behind it, or from the end.
+                Some(found) => (found.start.0, Some(usize::from(found.start.1))),
+                None => (extent.last_block(), None),
+            };
+            self.place = Some(ReversePlace { extent, block, end });
             self.run_blocks = 0..0;
         }
         self.step(index)
     }
 
-    fn step(&mut self, index: u64) -> Result<Record> {
+    fn step(&mut self, mut index: u64) -> Result<Option<Record>> {
         loop {
+            if index < self.start {
+                return Ok(None);
+            }
             let place = self.place.as_mut().expect("the caller set the place");
             let segment = Arc::clone(&place.extent.segment);
             if index < segment.base_index {
@@ -636,6 +706,14 @@ impl ReverseCursor {
                 continue;
             }
             let block = place.block;
+            if block == 0 && segment.open()?.reader.is_sparse {
+                // The segment begins with a gap.
+                match segment.base_index.checked_sub(1) {
+                    Some(before) if Some(before) >= self.first_index => index = before,
+                    _ => return Ok(None),
+                }
+                continue;
+            }
             if block == 0 {
                 return Err(lost(&segment, block, index, "the record is missing"));
             }
@@ -665,6 +743,10 @@ impl ReverseCursor {
                 place.end = Some(start);
                 continue;
             }
+            if slice.index < index && reader.is_sparse {
+                index = slice.index;
+                continue;
+            }
             if slice.index < index {
                 let reason = format!("found record {}, expected {index}", slice.index);
                 return Err(lost(&segment, block, index, reason));
@@ -678,7 +760,7 @@ impl ReverseCursor {
                 }
             };
             (place.block, place.end) = (first.0, Some(first.1));
-            return self.read_at(index, first);
+            return self.read_at(index, first).map(Some);
         }
     }
 

@@ -35,7 +35,7 @@ pub use pending::Pending;
 pub use reader::Reader;
 pub use verify::{Progress, SegmentInfo, StreamInfo, VerifyReport, inspect, verify};
 
-use crate::codec::{Manifest, ManifestFault};
+use crate::codec::{Manifest, ManifestFault, SegmentEntry};
 use crate::data_stream::DataStream;
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
@@ -343,6 +343,33 @@ impl RecordStream {
         self.recorder().reset_to(index)
     }
 
+    /// Goes on in a new segment, unless the active one is empty.
+    ///
+    /// # Errors
+    /// As for [`RecordStream::append`].
+    pub fn rotate(&self) -> Result<()> {
+        self.recorder().rotate()
+    }
+
+    /// Replaces the sealed segments that hold exactly the indexes of `run` by one with `records`, whose indexes rise within
+    /// the run; those left out read as [`Error::LeftOut`] from then on. Durable on return, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] if sealed segments do not begin and end there, or a record does not belong there: then
+    /// nothing has changed.
+    pub fn replace_sealed(
+        &self,
+        run: Range<u64>,
+        records: &mut dyn Iterator<Item = Result<Record>>,
+    ) -> Result<()> {
+        self.recorder().replace_sealed(run, records)
+    }
+
+    /// All segments, oldest first; the active one as far as it is filled.
+    pub(crate) fn extents(&self) -> Vec<Extent> {
+        self.recorder().extents()
+    }
+
     /// The largest payload of a record, in bytes.
     pub fn record_limit_bytes(&self) -> u32 {
         self.recorder().options.record_limit_bytes
@@ -422,6 +449,7 @@ fn refuse_occupied(env: &Env, dir: &Path) -> Result<()> {
     let ours = |name: &str| {
         space::is_spare(name)
             || directory::base_index_of(name).or(directory::companion_base_of(name)).is_some()
+            || directory::rewritten_of(name).is_some()
             || directory::is_control(name)
     };
     match entries.iter().find(|entry| !ours(&entry.name)) {
@@ -454,7 +482,7 @@ fn create(
     recovery::refuse_orphans(env, dir, None)?;
     let stream_id = directory::new_stream_id(env);
     let space = Space::new(env, dir, &options);
-    remove_unnamed(env, dir, &space, &|_| false)?;
+    remove_unnamed(env, dir, &space, &[])?;
     let base_index = options.first_index;
     let spare = space.first()?;
     let segment = recorder::create_segment(
@@ -513,7 +541,7 @@ fn recover(
     pair.set(&manifest.encode())?;
     recovery::clean_end(&active.segment, active.end_position)?;
     let space = Space::new(env, dir, &options);
-    remove_unnamed(env, dir, &space, &|base| manifest.segments.iter().any(|entry| entry.base_index == base))?;
+    remove_unnamed(env, dir, &space, &manifest.segments)?;
     if leftovers && !was_closed {
         let (next, position) = (active.next_index, active.end_position);
         tracing::warn!(dir = %dir.display(), next, position, "torn tail truncated");
@@ -523,11 +551,24 @@ fn recover(
 }
 
 /// Removes spares and segments that no manifest names: leftovers of a rotation, purge or truncation cut short.
-fn remove_unnamed(env: &Env, dir: &Path, space: &Space, is_named: &dyn Fn(u64) -> bool) -> Result<()> {
+fn remove_unnamed(env: &Env, dir: &Path, space: &Space, named: &[SegmentEntry]) -> Result<()> {
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
+    let rewritten: Vec<(u64, u64)> =
+        entries.iter().filter_map(|entry| directory::rewritten_of(&entry.name)).collect();
     for entry in entries {
-        let base = directory::base_index_of(&entry.name).or(directory::companion_base_of(&entry.name));
-        let unnamed = base.is_some_and(|base| !is_named(base));
+        // Beside a rewritten segment that is named, the one it replaced is not.
+        let is_replaced = |base| {
+            named.iter().any(|entry| {
+                entry.base_index == base && rewritten.contains(&(entry.base_index, entry.segment_id))
+            })
+        };
+        let is_named = |base| named.iter().any(|entry| entry.base_index == base);
+        let is_rewrite_named =
+            |(base, id)| named.iter().any(|entry| (entry.base_index, entry.segment_id) == (base, id));
+        let unnamed = directory::base_index_of(&entry.name)
+            .is_some_and(|base| !is_named(base) || is_replaced(base))
+            || directory::companion_base_of(&entry.name).is_some_and(|base| !is_named(base))
+            || directory::rewritten_of(&entry.name).is_some_and(|name| !is_rewrite_named(name));
         if unnamed || space::is_spare(&entry.name) {
             tracing::debug!(file = entry.name, "removing an unnamed file");
             space.remove(&dir.join(&entry.name));
@@ -548,9 +589,12 @@ pub(crate) fn read_one(source: &Arc<dyn Source>, index: u64) -> Result<Record> {
         return Err(Error::OutOfRange { index, held: bounds.first_index..bounds.next_index });
     }
     let mut cursor = Cursor::new(Arc::clone(source), index, index + 1, false);
-    match cursor.next_record()? {
-        Some(record) => Ok(record.into_owned()),
-        None => Err(Error::OutOfRange { index, held: bounds.first_index..bounds.next_index }),
+    if let Some(record) = cursor.next_record()? {
+        return Ok(record.into_owned());
+    }
+    match cursor.position() {
+        next if next > index => Err(Error::LeftOut { index, next }),
+        _ => Err(Error::OutOfRange { index, held: bounds.first_index..bounds.next_index }),
     }
 }
 

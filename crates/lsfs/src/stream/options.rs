@@ -28,6 +28,8 @@ pub struct StreamOptions {
     pub record_limit_bytes: u32,
     /// Segments grow up to this size, from half a MiB in proportion to the live bytes.
     pub segment_bytes: u64,
+    /// A segment ends with this many records at the latest.
+    pub segment_records: u64,
     /// Most bytes written before they are synced: also the size of a write buffer. Fixed per segment.
     pub in_flight_bytes: usize,
     /// Memory for recent records, in bytes.
@@ -48,6 +50,7 @@ impl Default for StreamOptions {
             compression: Compression::None,
             record_limit_bytes: 256 << 20,
             segment_bytes: 64 << 20,
+            segment_records: u64::MAX,
             in_flight_bytes: 2 << 20,
             cache_bytes: 4 << 20,
             space: SpacePolicy::default(),
@@ -97,6 +100,9 @@ impl StreamOptions {
         if self.segment_bytes < segment_min || self.segment_bytes > 1 << 40 {
             let expected = format!("from {segment_min} bytes to 1 TiB");
             return wrong("segment_bytes", self.segment_bytes.to_string(), expected);
+        }
+        if self.segment_records == 0 {
+            return wrong("segment_records", "0".to_string(), "at least 1".to_string());
         }
         if self.first_index > u64::MAX / 2 {
             let expected = "below 2^63".to_string();

@@ -140,6 +140,10 @@ impl Reader {
         Cursor::of_places(self.source(), index)
     }
 
+    pub(crate) fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
     fn source(&self) -> Arc<dyn Source> {
         Arc::clone(&self.shared) as Arc<dyn Source>
     }

@@ -10,6 +10,8 @@
 //! After the first failed write nothing is written any more. Lock order: manifest, then tail; no lock is held during
 //! I/O except the manifest's.
 
+mod rewrite;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -86,6 +88,8 @@ struct Tail {
     writer: BlockWriter,
     active: Arc<Segment>,
     capacity_bytes: u64,
+    /// The active segment ends with this many records.
+    segment_records: u64,
     /// Segments before the active one.
     sealed: Vec<Extent>,
     sealed_bytes: u64,
@@ -172,6 +176,7 @@ impl Recorder {
             writer,
             active: active.segment,
             capacity_bytes,
+            segment_records: options.segment_records,
             sealed_bytes: sealed.iter().map(|extent| extent.end_position).sum(),
             sealed,
             first_index: manifest.first_index,
@@ -702,7 +707,13 @@ impl Recorder {
         let result = change();
         let mut tail = self.tail();
         if let Err(error) = &result
-            && !matches!(error, Error::OutOfRange { .. } | Error::Corrupt(_))
+            && !matches!(
+                error,
+                Error::OutOfRange { .. }
+                    | Error::LeftOut { .. }
+                    | Error::InvalidOption { .. }
+                    | Error::Corrupt(_)
+            )
         {
             let (batch, records) = (tail.filling, tail.durable_index..tail.durable_index);
             self.fail(&mut tail, error.clone(), batch, records);
@@ -725,33 +736,40 @@ impl Recorder {
                 drop(tail);
                 return self.extend_active(needed);
             }
-            let base_index = tail.next_index;
-            let (live, _, average) = tail.space_facts();
             drop(tail);
-            let header_bytes = self.options.block_bytes as u64;
-            let (segment, capacity) = self.new_segment(base_index, needed + header_bytes, live, average)?;
-            let mut manifest = self.manifest();
-            let mut tail = self.tail();
-            let sealed = tail.active_extent();
-            tail.sealed_bytes += sealed.end_position;
-            tail.sealed.push(sealed.clone());
-            tail.begin_segment(&self.options, Arc::clone(&segment), capacity);
-            drop(tail);
-            if !mutant::is(Mutant::NoManifestAtRotation) {
-                manifest.save(self)?;
-            }
-            self.publish(&self.tail());
-            tracing::debug!(
-                dir = %self.dir.display(),
-                base = sealed.segment.base_index,
-                next = sealed.next_index,
-                bytes = sealed.end_position,
-                "segment sealed"
-            );
-            self.trim(&sealed);
-            Ok(())
+            self.seal_active(needed)
         })?;
         Ok(self.tail())
+    }
+
+    /// Seals the active segment and goes on in a new one with room for `needed` bytes; the caller is exclusive.
+    fn seal_active(&self, needed: u64) -> Result<()> {
+        let tail = self.tail();
+        let base_index = tail.next_index;
+        let (live, _, average) = tail.space_facts();
+        drop(tail);
+        let header_bytes = self.options.block_bytes as u64;
+        let (segment, capacity) = self.new_segment(base_index, needed + header_bytes, live, average)?;
+        let mut manifest = self.manifest();
+        let mut tail = self.tail();
+        let sealed = tail.active_extent();
+        tail.sealed_bytes += sealed.end_position;
+        tail.sealed.push(sealed.clone());
+        tail.begin_segment(&self.options, Arc::clone(&segment), capacity);
+        drop(tail);
+        if !mutant::is(Mutant::NoManifestAtRotation) {
+            manifest.save(self)?;
+        }
+        self.publish(&self.tail());
+        tracing::debug!(
+            dir = %self.dir.display(),
+            base = sealed.segment.base_index,
+            next = sealed.next_index,
+            bytes = sealed.end_position,
+            "segment sealed"
+        );
+        self.trim(&sealed);
+        Ok(())
     }
 
     /// A first record that is larger than its segment: the file grows before it is written.
@@ -914,12 +932,14 @@ impl Recorder {
         }
         let (live, unused, _) = self.tail().space_facts();
         for extent in dropped {
+            // Opened first: only then is the name of a rewritten segment known.
+            let open = extent.segment.open().ok();
             let path = extent.segment.path().to_path_buf();
             tracing::debug!(path = %path.display(), next = extent.next_index, "segment dropped");
             directory::remove_companions(&self.env, &path);
             // A reader that still holds the segment goes on reading the old file; it must not be written to.
             let file = match Arc::try_unwrap(extent.segment) {
-                Ok(segment) => segment.open().ok().map(|open| Arc::clone(&open.file)),
+                Ok(_segment) => open.map(|open| Arc::clone(&open.file)),
                 Err(_held) => None,
             };
             self.space.recycle(&path, file, live, unused);
@@ -1097,6 +1117,7 @@ impl Tail {
         let block_bytes = self.active.block_bytes;
         let needed = PendingRecord::space_bytes_max(stored_bytes, block_bytes);
         self.writer.end_position().next_multiple_of(block_bytes as u64) + needed > self.capacity_bytes
+            || self.next_index - self.active.base_index >= self.segment_records
     }
 
     fn active_extent(&self) -> Extent {
@@ -1204,6 +1225,7 @@ pub(crate) fn create_segment(
         epoch,
         in_flight_bytes: options.in_flight_bytes as u32,
         record_limit_bytes: options.record_limit_bytes,
+        is_sparse: false,
     };
     let mut block = AlignedBuf::zeroed(options.block_bytes);
     header.encode(&mut block);

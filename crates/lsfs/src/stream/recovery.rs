@@ -85,6 +85,10 @@ fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -
         .iter()
         .filter_map(|entry| directory::base_index_of(&entry.name).map(|base| (base, entry.len)))
         .collect();
+    let rewritten: std::collections::BTreeMap<(u64, u64), u64> = entries
+        .iter()
+        .filter_map(|entry| directory::rewritten_of(&entry.name).map(|name| (name, entry.len)))
+        .collect();
     for entry in &manifest.segments {
         // A repair has named what is lost of a sealed segment.
         let is_sealed = entry.base_index < manifest.active().base_index;
@@ -92,7 +96,8 @@ fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -
         let last_is_lost = held.is_empty() || manifest.lost_range_of(held.end - 1).is_some();
         let all_is_lost = held.is_empty()
             || manifest.lost_range_of(held.end - 1).is_some_and(|lost| lost.start <= held.start);
-        match on_disk.get(&entry.base_index) {
+        let rewritten = rewritten.get(&(entry.base_index, entry.segment_id));
+        match rewritten.or_else(|| on_disk.get(&entry.base_index)) {
             None if is_sealed && all_is_lost => {}
             None => return Err(missing(dir, entry)),
             Some(_) if is_sealed && last_is_lost => {}

@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::block::{BlockReader, Fault};
 use crate::codec::{FileHeader, FileHeaderFault, FileKind, SegmentEntry};
-use crate::directory::index_path;
+use crate::directory::{self, index_path};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::index::IndexView;
-use crate::io::{AlignedBuf, File, OpenMode};
+use crate::io::{AlignedBuf, File, OpenMode, parent_of};
 use crate::stream::cursor::Record;
 use crate::stream::mapped::MappedSegment;
 
@@ -68,6 +68,8 @@ impl OpenFiles {
 pub(crate) struct Segment {
     env: Env,
     path: PathBuf,
+    /// Its file, if the segment was rewritten; known once the segment was open.
+    rewritten_path: OnceLock<PathBuf>,
     pub(crate) segment_id: u64,
     pub(crate) base_index: u64,
     pub(crate) block_bytes: usize,
@@ -133,7 +135,8 @@ impl Segment {
     ) -> Self {
         Segment {
             env: env.clone(),
-            path: crate::directory::segment_path(dir, entry.base_index),
+            path: directory::segment_path(dir, entry.base_index),
+            rewritten_path: OnceLock::new(),
             segment_id: entry.segment_id,
             base_index: entry.base_index,
             block_bytes,
@@ -156,6 +159,7 @@ impl Segment {
         let segment = Segment {
             env: env.clone(),
             path,
+            rewritten_path: OnceLock::new(),
             segment_id: header.segment_id,
             base_index: header.base_index,
             block_bytes: header.block_bytes as usize,
@@ -169,8 +173,9 @@ impl Segment {
         segment
     }
 
+    /// The segment's file.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.rewritten_path.get().unwrap_or(&self.path)
     }
 
     fn remember(&self, open: OpenSegment) -> Arc<OpenSegment> {
@@ -185,18 +190,34 @@ impl Segment {
         if let Some(open) = self.open.lock().unwrap_or_else(PoisonError::into_inner).upgrade() {
             return Ok(open);
         }
-        let file = match self.env.disk.open(&self.path, self.mode, self.block_bytes) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::Gone { path: self.path.clone() });
+        if let Some(open) = self.open_at(self.path())? {
+            return Ok(self.remember(open));
+        }
+        // A rewritten segment has a file of its own name.
+        let dir = parent_of(&self.path);
+        let rewritten = directory::rewritten_path(&dir, self.base_index, self.segment_id);
+        match self.open_at(&rewritten)? {
+            Some(open) => {
+                // Set by whoever comes first: it is the same path.
+                let _already = self.rewritten_path.set(rewritten);
+                Ok(self.remember(open))
             }
-            Err(error) => return Err(Error::io("open", &self.path, error)),
+            None => Err(Error::Gone { path: self.path().to_path_buf() }),
+        }
+    }
+
+    /// Opens the file at `path` if it is this segment.
+    fn open_at(&self, path: &Path) -> Result<Option<OpenSegment>> {
+        let file = match self.env.disk.open(path, self.mode, self.block_bytes) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open", path, error)),
         };
         let header = read_file_header(&*file, self.block_bytes)?;
         if header.segment_id != self.segment_id || header.block_bytes as usize != self.block_bytes {
-            return Err(Error::Gone { path: self.path.clone() });
+            return Ok(None);
         }
-        Ok(self.remember(OpenSegment::new(file, header)))
+        Ok(Some(OpenSegment::new(file, header)))
     }
 
     /// The block in which the record begins as far as the index knows: a hint.
@@ -242,14 +263,14 @@ impl Segment {
             .open()?
             .file
             .read_full_at(buf, position)
-            .map_err(|error| Error::io("read", &self.path, error))?;
+            .map_err(|error| Error::io("read", self.path(), error))?;
         Ok(count / self.block_bytes * self.block_bytes)
     }
 
     /// Whether the file of this name is no longer this segment: it was removed, or recycled for another.
     pub(crate) fn was_replaced(&self) -> bool {
         let Ok(open) = self.open() else { return true };
-        if !self.env.disk.exists(&self.path) {
+        if !self.env.disk.exists(self.path()) {
             return true;
         }
         match read_file_header(&*open.file, self.block_bytes) {
@@ -260,7 +281,7 @@ impl Segment {
 
     /// The corruption that a fault in this segment is.
     pub(crate) fn corruption(&self, fault: &Fault, records: Option<std::ops::Range<u64>>) -> Error {
-        Error::corrupt(&self.path, self.position_of(fault.block) + fault.offset as u64, records, fault)
+        Error::corrupt(self.path(), self.position_of(fault.block) + fault.offset as u64, records, fault)
     }
 }
 
@@ -271,6 +292,7 @@ impl OpenSegment {
             checksum: header.checksum,
             block_bytes: header.block_bytes as usize,
             record_limit_bytes: header.record_limit_bytes,
+            is_sparse: header.is_sparse,
         };
         OpenSegment { file, header, reader }
     }

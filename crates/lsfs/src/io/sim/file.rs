@@ -261,6 +261,10 @@ impl File for SimFile {
         &self.path
     }
 
+    fn is_linked(&self) -> io::Result<bool> {
+        Ok(self.disk.enter()?.file(self.inode).linked)
+    }
+
     fn map(&self, len: u64) -> io::Result<Box<dyn FileMap>> {
         let mut state = self.disk.enter()?;
         let file_len = state.file(self.inode).content.len();

@@ -115,9 +115,14 @@ fn bases(plan: &RepairPlan) -> Result<Vec<(u64, u64)>> {
     })?;
     let mut bases: Vec<_> = entries
         .iter()
-        .filter_map(|entry| directory::base_index_of(&entry.name).map(|base| (base, entry.len)))
+        .filter_map(|entry| {
+            let rewritten = directory::rewritten_of(&entry.name).map(|(base, _)| base);
+            directory::base_index_of(&entry.name).or(rewritten).map(|base| (base, entry.len))
+        })
         .collect();
     bases.sort_unstable();
+    // A crash may leave a rewritten segment beside the one it replaced.
+    bases.dedup_by_key(|(base, _)| *base);
     Ok(bases)
 }
 
@@ -478,6 +483,7 @@ fn settings_of(found: &Found) -> FileHeader {
         epoch: 0,
         in_flight_bytes: defaults.in_flight_bytes as u32,
         record_limit_bytes: StreamOptions::RECORD_LIMIT_BYTES_MAX,
+        is_sparse: false,
     };
     sound.or_else(|| headers().next_back()).map_or(fallback, |file| file.header)
 }

@@ -50,7 +50,11 @@ pub(super) struct Expected<'a> {
 
 /// Looks at the file of the segment that begins at the expected base index.
 pub(super) fn examine(env: &Env, dir: &Path, expected: Expected<'_>) -> Result<Examined> {
-    let path = directory::segment_path(dir, expected.base_index);
+    let rewritten =
+        expected.named.map(|(entry, _)| directory::rewritten_path(dir, entry.base_index, entry.segment_id));
+    let path = rewritten
+        .filter(|path| env.disk.exists(path))
+        .unwrap_or_else(|| directory::segment_path(dir, expected.base_index));
     let records = expected.named.map(|(entry, _)| entry.base_index..entry.next_index);
     let unreadable = |reason: String| {
         Ok(Examined::Unreadable(Corruption {
@@ -143,6 +147,7 @@ fn infer_header(file: &dyn File, expected: Expected<'_>) -> Result<Option<FileHe
                     epoch: block.epoch,
                     in_flight_bytes: StreamOptions::default().in_flight_bytes as u32,
                     record_limit_bytes: StreamOptions::RECORD_LIMIT_BYTES_MAX,
+                    is_sparse: false,
                 }));
             }
         }
@@ -171,6 +176,7 @@ impl Readable {
             checksum: header.checksum,
             block_bytes: header.block_bytes as usize,
             record_limit_bytes: header.record_limit_bytes,
+            is_sparse: header.is_sparse,
         };
         SegmentBlocks { path: &self.path, file: &*self.file, reader }
     }

@@ -1,0 +1,162 @@
+//! Changes of whole segments: sealing on demand, and replacing sealed segments by a sparse one.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Payload, Recorder, identity};
+use crate::block::{BlockWriter, PendingRecord};
+use crate::codec::{FileHeader, FileKind};
+use crate::directory;
+use crate::error::{Error, Result};
+use crate::io::{AlignedBuf, File, OpenMode, WriteSync};
+use crate::log::{check_rewritten, find_run};
+use crate::stream::Record;
+use crate::stream::segment::{Extent, Segment};
+
+/// A block's records have indexes within this of its first.
+const BLOCK_INDEX_SPAN_MAX: u64 = u16::MAX as u64;
+
+impl Recorder {
+    /// See `RecordStream::rotate`.
+    pub(crate) fn rotate(&self) -> Result<()> {
+        self.change(|| {
+            let bounds = self.bounds();
+            if bounds.next_index == self.tail().active.base_index {
+                return Ok(());
+            }
+            self.seal_active(PendingRecord::space_bytes_max(0, self.options.block_bytes))
+        })
+    }
+
+    /// See `RecordStream::replace_sealed`. The new file is whole and durable before the manifest names it: that is the
+    /// moment of the change.
+    pub(crate) fn replace_sealed(
+        &self,
+        run: Range<u64>,
+        records: &mut dyn Iterator<Item = Result<Record>>,
+    ) -> Result<()> {
+        let (_, replaced) = self.extents_of(&run)?;
+        let epoch = self.tail().epoch;
+        let header = FileHeader {
+            kind: FileKind::Segment,
+            checksum: self.options.checksum,
+            compression: self.options.compression,
+            block_bytes: self.options.block_bytes as u32,
+            stream_id: self.stream_id,
+            segment_id: self.env.runtime.random(),
+            base_index: run.start,
+            epoch,
+            in_flight_bytes: self.options.in_flight_bytes as u32,
+            record_limit_bytes: self.options.record_limit_bytes,
+            is_sparse: true,
+        };
+        let path = directory::rewritten_path(&self.dir, run.start, header.segment_id);
+        let written = self.write_sparse(&path, &header, &run, records);
+        let switched = written.and_then(|(file, end_position)| {
+            let files = Arc::clone(&self.tail().active.files);
+            let segment = Arc::new(Segment::created(&self.env, path.clone(), file, header, &files));
+            let rewritten = Extent { segment, next_index: run.end, end_position };
+            self.change(|| self.switch(&run, &replaced, rewritten))
+        });
+        // What no manifest names goes; after a failed save it may be named, and the next open decides.
+        if switched.is_err() && self.check_usable(&self.tail()).is_ok() {
+            self.space.remove(&path);
+        }
+        switched
+    }
+
+    /// The sealed segments that hold exactly this run, and the place of the first.
+    fn extents_of(&self, run: &Range<u64>) -> Result<(usize, Vec<Extent>)> {
+        let tail = self.tail();
+        self.check_usable(&tail)?;
+        let ranges = tail.sealed.iter().map(|extent| extent.segment.base_index..extent.next_index);
+        let (first, count) = find_run(run, ranges)?;
+        Ok((first, tail.sealed[first..first + count].to_vec()))
+    }
+
+    /// Writes the file of a sparse segment; durable with its name. Answers the position behind its last record.
+    fn write_sparse(
+        &self,
+        path: &Path,
+        header: &FileHeader,
+        run: &Range<u64>,
+        records: &mut dyn Iterator<Item = Result<Record>>,
+    ) -> Result<(Arc<dyn File>, u64)> {
+        let block_bytes = self.options.block_bytes;
+        let failed = |error| Error::write("write a rewritten segment", path, block_bytes as u64, error);
+        let file = self.env.disk.open(path, OpenMode::CreateNew, block_bytes).map_err(failed)?;
+        let mut block = AlignedBuf::zeroed(block_bytes);
+        header.encode(&mut block);
+        file.write_all_at(&block, 0, WriteSync::Later).map_err(failed)?;
+        let identity = identity(&self.options, header.segment_id, header.epoch);
+        let buffer_bytes = self.options.in_flight_bytes;
+        let mut writer = BlockWriter::new(identity, 1, buffer_bytes, None);
+        // A sealed segment needs no watermark: the manifest says where it ends.
+        let flush = |writer: &mut BlockWriter| {
+            let batch = writer.seal(run.start, block_bytes as u64, None);
+            file.write_all_at(batch.bytes(), batch.position(), WriteSync::Later).map_err(failed)
+        };
+        let (mut previous, mut first_of_run) = (None, None);
+        for record in records {
+            let record = record?;
+            check_rewritten(run, previous, &record)?;
+            let payload = Payload::new(&record.payload, &self.options)?;
+            let first = *first_of_run.get_or_insert(record.index);
+            if record.index - first > BLOCK_INDEX_SPAN_MAX {
+                // Beyond what a block can say: the next one begins here.
+                if !writer.is_empty() {
+                    flush(&mut writer)?;
+                }
+                let next_block = writer.end_position().div_ceil(block_bytes as u64) as u32;
+                writer = BlockWriter::new(identity, next_block, buffer_bytes, None);
+                first_of_run = Some(record.index);
+            }
+            let mut pending = payload.pending(record.index, record.type_code);
+            while !writer.put(&mut pending) {
+                flush(&mut writer)?;
+            }
+            previous = Some(record.index);
+        }
+        if !writer.is_empty() {
+            flush(&mut writer)?;
+        }
+        file.sync().map_err(failed)?;
+        directory::sync_parent(&self.env, path)?;
+        Ok((file, writer.end_position()))
+    }
+
+    /// Makes the manifest name the rewritten segment instead of those it replaces.
+    fn switch(&self, run: &Range<u64>, replaced: &[Extent], rewritten: Extent) -> Result<()> {
+        let (first, now) = self.extents_of(run)?;
+        let ids = |extents: &[Extent]| -> Vec<u64> {
+            extents.iter().map(|extent| extent.segment.segment_id).collect()
+        };
+        if ids(&now) != ids(replaced) {
+            return Err(Error::InvalidOption {
+                option: "run",
+                value: format!("{} to {} (exclusive)", run.start, run.end),
+                expected: "segments that nobody else rewrites meanwhile".to_string(),
+            });
+        }
+        let mut manifest = self.manifest();
+        let mut tail = self.tail();
+        let mut sealed_bytes = tail.sealed_bytes + rewritten.end_position;
+        sealed_bytes -= now.iter().map(|extent| extent.end_position).sum::<u64>();
+        tail.sealed.splice(first..first + now.len(), [rewritten]);
+        tail.sealed_bytes = sealed_bytes;
+        // Readers in other processes see by the epoch that segments have changed.
+        tail.epoch += 1;
+        tail.cache.clear();
+        let end_position = tail.writer.end_position();
+        tail.resume_at(&self.options, end_position);
+        drop(tail);
+        manifest.save(self)?;
+        drop(manifest);
+        self.publish(&self.tail());
+        tracing::info!(dir = %self.dir.display(), ?run, replaced = now.len(), "segments rewritten");
+        drop(now);
+        self.drop_segments(replaced.to_vec());
+        Ok(())
+    }
+}
