@@ -42,8 +42,8 @@ pub enum Error {
         /// The index expected.
         next: u64,
     },
-    /// Committed entries are never deleted.
-    #[error("entries from {index} on cannot be deleted: {commit} is committed")]
+    /// Committed entries are never deleted, nor superseded by a snapshot of another term.
+    #[error("entries from {index} on cannot be dropped: entries up to {commit} are committed")]
     Committed {
         /// Where the deletion should have begun.
         index: u64,
@@ -57,6 +57,14 @@ pub enum Error {
         index: u64,
         /// The commit index, if there is one.
         commit: Option<u64>,
+    },
+    /// Only applied entries are purged.
+    #[error("entry {index} cannot be purged: only entries up to {} are applied", Shown(applied))]
+    NotApplied {
+        /// The index given.
+        index: u64,
+        /// The applied index, if there is one.
+        applied: Option<u64>,
     },
     /// Terms never go back.
     #[error("term {given} is behind the current term {current}")]
@@ -132,19 +140,16 @@ pub enum Error {
         path: PathBuf,
     },
     /// A snapshot must not be older than what the log already stands on.
-    #[error("a snapshot at {index} is behind the one at {current}")]
+    #[error("a snapshot at {} is behind the one at {current}", Shown(index))]
     SnapshotBehind {
-        /// Index of the snapshot given.
-        index: u64,
+        /// Index of the snapshot given, if it is of any entry.
+        index: Option<u64>,
         /// Index of the present one.
         current: u64,
     },
-    /// There is no snapshot, or not this one.
-    #[error("there is no snapshot{}", AtIndex(index))]
-    NoSnapshot {
-        /// The index asked for, if one was.
-        index: Option<u64>,
-    },
+    /// The log has no snapshot.
+    #[error("there is no snapshot")]
+    NoSnapshot,
     /// A chunk must follow what has arrived; go on from the offset named here.
     #[error("a chunk at byte {given} does not follow: continue at byte {expected}")]
     ChunkOffset {
@@ -183,17 +188,6 @@ impl fmt::Display for Shown<'_> {
         match self.0 {
             Some(index) => write!(f, "{index}"),
             None => f.write_str("none"),
-        }
-    }
-}
-
-struct AtIndex<'a>(&'a Option<u64>);
-
-impl fmt::Display for AtIndex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(index) => write!(f, " at {index}"),
-            None => Ok(()),
         }
     }
 }

@@ -518,7 +518,7 @@ impl RaftLog {
     /// Below the first index nothing happens.
     ///
     /// # Errors
-    /// [`Error::BeyondEnd`], [`Error::NotCommitted`]; if the engine fails.
+    /// [`Error::BeyondEnd`], [`Error::NotApplied`]; if the engine fails.
     pub fn purge(&self, index: u64) -> Result<()> {
         let core = self.core()?;
         let mut turn = core.turn()?;
@@ -527,9 +527,9 @@ impl RaftLog {
             return Ok(());
         }
         bounds.check(index)?;
-        let commit = core.shared.commit_index();
-        if commit.is_none_or(|commit| commit < index) {
-            return Err(Error::NotCommitted { index, commit });
+        let applied = core.shared.applied_index();
+        if applied.is_none_or(|applied| applied < index) {
+            return Err(Error::NotApplied { index, applied });
         }
         let id = core.shared.id_of(index).unwrap_or(EntryId { index, ..EntryId::default() });
         turn.purge(id)

@@ -44,9 +44,8 @@ pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<(Arc<S
     let doubted = state.doubted;
     let shared = Shared::new(env.clone(), dir.to_path_buf(), options.clone(), entries, state, replaced);
     let shared = Arc::new(shared);
-    if let Some((low, high)) = doubted {
-        shared.note_loss(low..high + 1);
-    }
+    let doubted = doubted.map(|(low, high)| low..high + 1);
+    shared.entries.lost_ranges().into_iter().chain(doubted).for_each(|range| shared.note_loss(range));
     let mut writer = Writer::new(Arc::clone(&shared), state_file);
     // 5. A purge that the state decided and the entries have not seen.
     let (purged, restarted) = {
@@ -59,8 +58,9 @@ pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<(Arc<S
         writer::carry_out_purge(&shared, begin, restarted || shared.entries.next_index() < begin)?;
     }
     let bounds = shared.bounds();
-    // 6. What the state says of entries that did not become durable, or were cut off.
-    writer.forget_from(bounds.next)?;
+    // 6. What the state says of entries that did not become durable, or were cut off; not of those that are lost.
+    let end = bounds.next.max(shared.missing_end(&shared.view()).end);
+    writer.forget_from(end)?;
     shared.view_mut().replaced.cut_before(bounds.first);
     // 7. What was committed and applied when the last entry was stored.
     if !bounds.is_empty() {

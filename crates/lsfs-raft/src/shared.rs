@@ -110,7 +110,7 @@ impl Shared {
         if (bounds.first..bounds.next).contains(&index) {
             return view.id_of(index);
         }
-        [view.state.purged, view.state.snapshot.as_ref().map(|snapshot| snapshot.meta.last)]
+        [view.state.purged, view.state.snapshot.as_ref().and_then(|snapshot| snapshot.meta.last)]
             .into_iter()
             .flatten()
             .find(|id| id.index == index)
@@ -136,7 +136,8 @@ impl Shared {
     pub(crate) fn statistics(&self) -> Result<Statistics> {
         let bounds = self.bounds();
         let record_count = bounds.next - bounds.first;
-        let snapshot_index = self.view().state.snapshot.as_ref().map(|snapshot| snapshot.meta.last.index);
+        let snapshot = self.view().state.snapshot.as_ref().and_then(|snapshot| snapshot.meta.last);
+        let snapshot_index = snapshot.map(|last| last.index);
         let total_bytes = self.entries.stats().live_bytes;
         let capacity_bytes = match self.options.capacity_bytes {
             Some(capacity_bytes) => capacity_bytes,
@@ -244,6 +245,7 @@ impl Shared {
         ranges.remove(0..bounds.first);
         ranges.remove(bounds.next..u64::MAX);
         let view = self.view();
+        ranges.add(self.missing_end(&view));
         view.replaced.indexes().for_each(|index| ranges.remove(index..index + 1));
         let parts = ranges.iter().flat_map(|range| view.state.terms.split(range.clone()));
         parts
@@ -253,6 +255,13 @@ impl Shared {
                 leader: id.map(|id| id.leader),
             })
             .collect()
+    }
+
+    /// Entries that were committed here, are in no snapshot, and are not there any more: the end of the log is lost.
+    pub(crate) fn missing_end(&self, view: &View) -> Range<u64> {
+        let snapshot = view.state.snapshot.as_ref().and_then(|snapshot| snapshot.meta.last);
+        let covered = snapshot.map_or(0, |last| last.index + 1);
+        self.bounds().next.max(covered)..self.commit_next.load(Ordering::Acquire)
     }
 
     /// Forgets losses from an index on: those entries were deleted, others will take their place.
@@ -347,6 +356,12 @@ impl RawEntries {
     /// Index of the entry that comes next.
     pub(crate) fn next_index(&self) -> u64 {
         self.next
+    }
+
+    /// Whether the next entry can be read without waiting for the disk.
+    #[cfg(feature = "openraft")]
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.next >= self.end || self.shared.entries.is_in_memory(self.next)
     }
 
     /// Goes on at a later entry, as behind a loss.

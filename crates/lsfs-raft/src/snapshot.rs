@@ -255,7 +255,7 @@ pub struct SnapshotChunk {
 pub struct SnapshotReader {
     data: DataReader,
     meta: SnapshotMeta,
-    _guard: SlotGuard,
+    guard: SlotGuard,
 }
 
 impl SnapshotReader {
@@ -263,17 +263,24 @@ impl SnapshotReader {
         let (snapshot, guard) = {
             // Held together: a slot that the state names cannot be emptied before it is held.
             let view = shared.view();
-            let snapshot = view.state.snapshot.clone().ok_or(Error::NoSnapshot { index: None })?;
+            let snapshot = view.state.snapshot.clone().ok_or(Error::NoSnapshot)?;
             let guard = SlotGuard::hold(shared, snapshot.slot);
             (snapshot, guard)
         };
         let data = DataReader::open_in(shared.env.clone(), slot_dir(shared, snapshot.slot))?;
-        Ok(SnapshotReader { data, meta: snapshot.meta, _guard: guard })
+        Ok(SnapshotReader { data, meta: snapshot.meta, guard })
     }
 
     /// What it is a snapshot of.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.meta
+    }
+
+    /// Whether it reads the present snapshot of this log.
+    #[cfg(feature = "openraft")]
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.guard.shared, shared)
+            && shared.view().state.snapshot.as_ref().is_some_and(|current| current.slot == self.guard.slot)
     }
 
     /// Bytes of the snapshot.

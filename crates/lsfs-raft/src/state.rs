@@ -48,8 +48,8 @@ pub struct ClusterConfig {
 /// What a snapshot is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotMeta {
-    /// The last entry that the snapshot contains.
-    pub last: EntryId,
+    /// The last entry that the snapshot contains; `None` for the state before any entry.
+    pub last: Option<EntryId>,
     /// What the state machine needs to know besides its data, as a consensus layer's membership.
     pub about: Vec<u8>,
 }
@@ -153,7 +153,8 @@ impl State {
             put_config(&mut out, config);
         }
         for snapshot in [&self.snapshot, &self.incoming].into_iter().flatten() {
-            put_id(&mut out, &snapshot.meta.last);
+            out.put_u32(u32::from(snapshot.meta.last.is_some()));
+            put_id(&mut out, &snapshot.meta.last.unwrap_or_default());
             out.put_u64(snapshot.byte_count);
             out.put_u32(snapshot.slot);
             out.put_bytes(&snapshot.meta.about);
@@ -268,7 +269,8 @@ fn take_config(fields: &mut FieldReader<'_>) -> Result<ClusterConfig, StateFault
 }
 
 fn take_snapshot(fields: &mut FieldReader<'_>) -> Result<StoredSnapshot, StateFault> {
-    let last = take_id(fields, "snapshot")?;
+    let has_entries = fields.truth("snapshot has entries")?;
+    let last = Some(take_id(fields, "snapshot")?).filter(|_| has_entries);
     let byte_count = fields.u64("snapshot size")?;
     let slot = fields.u32("snapshot slot")?;
     let about = fields.bytes("about the snapshot")?.to_vec();
@@ -304,11 +306,15 @@ mod tests {
                 pending: Some(node),
             }),
             snapshot: Some(StoredSnapshot {
-                meta: SnapshotMeta { last: id(10), about: b"members".to_vec() },
+                meta: SnapshotMeta { last: Some(id(10)), about: b"members".to_vec() },
                 slot: 1,
                 byte_count: 1 << 40,
             }),
-            incoming: Some(StoredSnapshot { slot: 2, ..StoredSnapshot::default() }),
+            incoming: Some(StoredSnapshot {
+                meta: SnapshotMeta { last: Some(id(60)), about: Vec::new() },
+                slot: 2,
+                byte_count: 0,
+            }),
         }
     }
 

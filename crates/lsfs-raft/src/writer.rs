@@ -119,6 +119,18 @@ impl Writer {
         self.shared.entries.next_index()
     }
 
+    /// Where the first entry is, or would be.
+    #[cfg(feature = "openraft")]
+    pub(crate) fn first_index(&self) -> u64 {
+        self.shared.bounds().first
+    }
+
+    /// Whether one of these entries is of another term or leader than the one before it.
+    #[cfg(feature = "openraft")]
+    pub(crate) fn begins_run(&self, mut entries: impl Iterator<Item = (u64, u64)>) -> bool {
+        entries.any(|of| self.run != Some(of))
+    }
+
     /// Makes the state name the terms of entries that are about to be appended.
     fn begin_runs<'a>(&mut self, entries: impl Iterator<Item = &'a NewEntry<'a>>) -> Result<()> {
         let mut run = self.run;
@@ -297,17 +309,26 @@ impl Writer {
     /// Drops the entries up to `last`, which need not be in the log; durable on return.
     pub(crate) fn purge(&mut self, last: EntryId) -> Result<()> {
         self.check_usable()?;
-        if last.index < self.shared.bounds().first {
-            return Ok(());
+        let purged = self.shared.view().state.purged;
+        match last.index < self.shared.bounds().first {
+            true if purged.is_some_and(|purged| purged.index >= last.index) => Ok(()),
+            // A log that began behind it is told what was there.
+            true => self.change_state(|state| state.purged = Some(last)),
+            false => self.drop_front(last, |_state| {}),
         }
-        self.drop_front(last, |_state| {})
     }
 
     fn drop_front(&mut self, last: EntryId, change: impl FnOnce(&mut State)) -> Result<()> {
         let begin = last.index + 1;
         // Entries behind `last` go on only if they follow it.
-        let restarted = self.shared.bounds().next < begin
-            || self.shared.id_of(last.index).is_none_or(|known| known.term != last.term);
+        let is_known = self.shared.id_of(last.index).is_some_and(|known| known.term == last.term);
+        let restarted = self.shared.bounds().next < begin || !is_known;
+        let commit = self.shared.commit_index();
+        if let Some(commit) = commit.filter(|&commit| restarted && commit >= last.index)
+            && self.shared.bounds().next >= begin
+        {
+            return Err(Error::Committed { index: last.index, commit });
+        }
         self.change_state(|state| {
             change(state);
             (state.purged, state.restarted) = (Some(last), restarted);
@@ -315,8 +336,6 @@ impl Writer {
                 true => state.terms.clear(),
                 false => state.terms.cut_before(begin),
             }
-            state.commit_next = state.commit_next.max(begin);
-            state.applied_next = state.applied_next.max(begin);
             for reach in [&mut state.replaced, &mut state.doubted] {
                 *reach = reach
                     .map(|(low, high)| (low.max(begin), high))
@@ -358,25 +377,26 @@ impl Writer {
             let view = self.shared.view();
             (view.state.snapshot.clone(), view.state.incoming.clone())
         };
-        if let Some(former) = &former
-            && former.meta.last.index > last.index
+        let index_of = |last: Option<EntryId>| last.map(|last| last.index);
+        if let Some(current) = former.as_ref().and_then(|former| index_of(former.meta.last))
+            && index_of(last).is_none_or(|index| index < current)
         {
-            return Err(Error::SnapshotBehind { index: last.index, current: former.meta.last.index });
+            return Err(Error::SnapshotBehind { index: index_of(last), current });
         }
-        // A later transfer may stand on entries that this snapshot would drop: it goes on, this one is given up.
         let arrived = incoming.as_ref().is_some_and(|incoming| incoming.slot == snapshot.slot);
         let change = move |state: &mut State| {
             if arrived {
                 state.incoming = None;
             }
             // A state machine has applied what its snapshot contains.
-            state.commit_next = state.commit_next.max(last.index + 1);
-            state.applied_next = state.applied_next.max(last.index + 1);
+            let applied_next = index_of(last).map_or(0, |index| index + 1);
+            state.commit_next = state.commit_next.max(applied_next);
+            state.applied_next = state.applied_next.max(applied_next);
             state.snapshot = Some(snapshot);
         };
-        match drops_entries && last.index >= self.shared.bounds().first {
-            true => self.drop_front(last, change)?,
-            false => self.change_state(change)?,
+        match last.filter(|last| drops_entries && last.index >= self.shared.bounds().first) {
+            Some(last) => self.drop_front(last, change)?,
+            None => self.change_state(change)?,
         }
         Ok(former)
     }

@@ -51,7 +51,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<u16>().prop_map(|at| Op::Insert { at }),
         3 => any::<u16>().prop_map(|at| Op::DeleteFrom { at }),
         2 => any::<u16>().prop_map(|at| Op::Commit { at }),
-        1 => any::<u16>().prop_map(|at| Op::Applied { at }),
+        2 => any::<u16>().prop_map(|at| Op::Applied { at }),
         2 => any::<u16>().prop_map(|at| Op::Purge { at }),
         1 => (any::<u16>(), any::<bool>(), 0u16..3000)
             .prop_map(|(at, other_term, len)| Op::Install { at, other_term, len }),
@@ -155,8 +155,6 @@ impl Model {
         }
         self.first = last.index + 1;
         self.purged = Some(last);
-        self.commit = self.commit.max(Some(last.index));
-        self.applied = self.applied.max(Some(last.index));
     }
 }
 
@@ -168,11 +166,12 @@ fn short(error: Error) -> String {
         Error::NotNext { index, next } => format!("NotNext {index} {next}"),
         Error::Committed { index, commit } => format!("Committed {index} {commit}"),
         Error::NotCommitted { index, commit } => format!("NotCommitted {index} {commit:?}"),
+        Error::NotApplied { index, applied } => format!("NotApplied {index} {applied:?}"),
         Error::TermBehind { given, current } => format!("TermBehind {given} {current}"),
         Error::AlreadyVoted { term, voted_for, candidate } => {
             format!("AlreadyVoted {term} {voted_for} {candidate}")
         }
-        Error::SnapshotBehind { index, current } => format!("SnapshotBehind {index} {current}"),
+        Error::SnapshotBehind { index, current } => format!("SnapshotBehind {index:?} {current}"),
         error => panic!("unexpected: {error}"),
     }
 }
@@ -324,11 +323,11 @@ impl Run {
             }
             Op::Purge { at } => {
                 let index = model.pick(at);
-                let expected = match model.commit {
+                let expected = match model.applied {
                     _ if index < model.first => Ok(()),
                     _ if index >= model.next() => model.check(index),
-                    Some(commit) if commit >= index => Ok(()),
-                    commit => Err(format!("NotCommitted {index} {commit:?}")),
+                    Some(applied) if applied >= index => Ok(()),
+                    applied => Err(format!("NotApplied {index} {applied:?}")),
                 };
                 assert_eq!(log.purge(index).map_err(short), expected);
                 if let Some(id) = model.id_of(index).filter(|_| expected.is_ok()) {
@@ -340,8 +339,14 @@ impl Run {
                 let term = model.id_of(index).map_or(model.entry_term, |id| id.term);
                 let last = EntryId { index, term: term + u64::from(other_term), leader: 9 };
                 let (meta, bytes) =
-                    (SnapshotMeta { last, about: vec![9; 40] }, vec![index as u8; len.into()]);
-                let expected = self.check_snapshot(index);
+                    (SnapshotMeta { last: Some(last), about: vec![9; 40] }, vec![index as u8; len.into()]);
+                let conflicts = model.id_of(index).is_some_and(|id| id.term != last.term);
+                let expected = match (self.check_snapshot(index), self.model.commit) {
+                    (Ok(()), Some(commit)) if conflicts && commit >= index => {
+                        Err(format!("Committed {index} {commit}"))
+                    }
+                    (expected, _) => expected,
+                };
                 let installed = self.log.install_snapshot(meta.clone(), &bytes);
                 assert_eq!(installed.map_err(short), expected);
                 if expected.is_ok() {
@@ -354,7 +359,8 @@ impl Run {
             Op::Save { at, len } => {
                 let index = model.pick(at).max(self.options.first_index);
                 let Some(last) = model.id_of(index) else { return Ok(()) };
-                let (meta, bytes) = (SnapshotMeta { last, about: Vec::new() }, vec![index as u8; len.into()]);
+                let (meta, bytes) =
+                    (SnapshotMeta { last: Some(last), about: Vec::new() }, vec![index as u8; len.into()]);
                 let expected = self.check_snapshot(index);
                 let mut writer = self.log.begin_snapshot(meta.clone()).unwrap();
                 writer.write_chunk(0, &bytes).unwrap();
@@ -427,8 +433,8 @@ impl Run {
 
     fn check_snapshot(&self, index: u64) -> Result<(), String> {
         match &self.model.snapshot {
-            Some((meta, _)) if meta.last.index > index => {
-                Err(format!("SnapshotBehind {index} {}", meta.last.index))
+            Some((SnapshotMeta { last: Some(last), .. }, _)) if last.index > index => {
+                Err(format!("SnapshotBehind {:?} {}", Some(index), last.index))
             }
             _ => Ok(()),
         }
@@ -460,7 +466,10 @@ impl Run {
         assert_eq!(log.snapshot().unwrap(), model.snapshot.as_ref().map(|(meta, _)| meta.clone()));
         let statistics = log.statistics().unwrap();
         assert_eq!(statistics.record_count, model.entries.len() as u64);
-        assert_eq!(statistics.snapshot_index, model.snapshot.as_ref().map(|(meta, _)| meta.last.index));
+        assert_eq!(
+            statistics.snapshot_index,
+            model.snapshot.as_ref().map(|(meta, _)| meta.last.unwrap().index)
+        );
         let mut entries = log.entries(..).unwrap();
         for (expected, index) in model.entries.iter().zip(model.first..) {
             let entry = entries.next_entry().unwrap().unwrap();

@@ -276,6 +276,12 @@ impl RecordStream {
         read_one(&self.source(), index)
     }
 
+    /// Whether the record with this index is among the recent ones in memory: reading it does not wait for the disk.
+    pub fn is_in_memory(&self, index: u64) -> bool {
+        let extent = self.recorder().extent_of(index);
+        self.recorder().block_in_memory(&extent.segment, index).is_some()
+    }
+
     /// Reads forward over a range of indexes, also records that are not durable yet.
     pub fn iter(&self, range: impl RangeBounds<u64>) -> Cursor {
         forward(self.source(), range, self.first_index(), false)
