@@ -48,7 +48,7 @@ impl SparseTable {
         put(&mut bytes, 32, &self.next_offset.to_le_bytes());
         put(&mut bytes, 40, &(self.offsets.len() as u64).to_le_bytes());
         bytes.extend(self.offsets.iter().flat_map(|offset| offset.to_le_bytes()));
-        let crc = crc32c::crc32c(&bytes[16..]);
+        let crc = super::crc32c(0, &bytes[16..]);
         put(&mut bytes, 12, &crc.to_le_bytes());
         bytes
     }
@@ -72,7 +72,7 @@ impl SparseTable {
             .and_then(|bytes| bytes.checked_add(SPARSE_TABLE_HEADER_BYTES as u64))
             .filter(|&len| len <= bytes.len() as u64)
             .ok_or(SparseTableFault::Checksum(bytes.len()))? as usize;
-        if crc32c::crc32c(&bytes[16..table_bytes]) != fields.u32(12) {
+        if super::crc32c(0, &bytes[16..table_bytes]) != fields.u32(12) {
             return Err(SparseTableFault::Checksum(bytes.len()));
         }
         let offsets: Vec<u64> = bytes[SPARSE_TABLE_HEADER_BYTES..table_bytes]
