@@ -11,6 +11,7 @@ use crate::block_file::{self, BlockFile};
 use crate::exit::DamageFound;
 use crate::output;
 use crate::place::{self, Place, Writer};
+use crate::repair::Records;
 use crate::report::{
     Contents, FileContents, Health, Kind, Report, Segment, StateContents, StateFile, StreamContents,
 };
@@ -60,6 +61,7 @@ fn of_stream(dir: &Path, byte_count: Option<u64>) -> anyhow::Result<Report> {
         contents: Contents::Stream(StreamContents {
             first_index: info.first_index,
             next_index: info.next_index,
+            lost: info.lost.iter().map(Records::from).collect(),
             byte_count,
             segments: info.segments.iter().map(Segment::of).collect(),
         }),

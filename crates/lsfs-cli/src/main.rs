@@ -18,12 +18,14 @@ mod output;
 mod place;
 mod progress;
 mod record;
+mod repair;
 mod report;
 mod size;
 mod state;
 mod stop;
 mod stream_args;
 mod summary;
+mod truncate;
 mod verify;
 
 use std::process::ExitCode;
@@ -51,6 +53,9 @@ enum Command {
     State(state::StateArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Repair(repair::RepairArgs),
+    Truncate(truncate::TruncateArgs),
+    Purge(truncate::PurgeArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -64,6 +69,9 @@ fn main() -> ExitCode {
         Command::State(args) => state::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Repair(args) => repair::run(&args),
+        Command::Truncate(args) => truncate::run_truncate(&args),
+        Command::Purge(args) => truncate::run_purge(&args),
         Command::Completions(args) => completions::run(&args),
     })
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use lsfs::{Corruption, SegmentInfo};
 use serde::Serialize;
 
+use crate::repair::Records;
 use crate::size::ByteSize;
 use crate::summary::counted;
 
@@ -61,6 +62,8 @@ pub(crate) struct StreamContents {
     pub(crate) first_index: u64,
     /// Index after the last record.
     pub(crate) next_index: u64,
+    /// Records that a repair found to be lost.
+    pub(crate) lost: Vec<Records>,
     /// Bytes before a data stream's last mark.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) byte_count: Option<u64>,
@@ -237,6 +240,15 @@ fn field(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fm
     writeln!(f, "  {name:<14}{value}")
 }
 
+/// "records 17 to 20 (4)", "record 17", "no records".
+pub(crate) fn records_in_words(first_index: u64, next_index: u64) -> String {
+    match next_index.saturating_sub(first_index) {
+        0 => "no records".to_string(),
+        1 => format!("record {first_index}"),
+        count => format!("records {first_index} to {} ({count})", next_index - 1),
+    }
+}
+
 /// "0 to 4 (5)".
 fn range_in_words(first_index: u64, next_index: u64) -> String {
     match next_index.saturating_sub(first_index) {
@@ -279,6 +291,7 @@ impl StreamContents {
             }
             None => field(f, "records", records)?,
         }
+        self.lost.iter().try_for_each(|lost| field(f, "lost", lost))?;
         let used = ByteSize(self.segments.iter().map(|segment| segment.used_bytes).sum());
         let allocated = ByteSize(self.segments.iter().map(|segment| segment.allocated_bytes).sum());
         let segments = counted(self.segments.len() as u64, "segment");

@@ -12,6 +12,7 @@ use crate::exit::DamageFound;
 use crate::output;
 use crate::place::{self, Place};
 use crate::progress;
+use crate::repair::Records;
 use crate::report::Damage;
 use crate::summary::{Stopwatch, bytes_in_time, counted};
 
@@ -61,7 +62,10 @@ struct Verified {
     stored_bytes: u64,
     blocks: u64,
     seconds: f64,
+    /// Damage that is not yet named by a repair.
     damage: Vec<Damage>,
+    /// Records that a repair found to be lost.
+    lost: Vec<Records>,
 }
 
 impl Verified {
@@ -72,9 +76,10 @@ impl Verified {
             bar.set_position(progress.done_bytes);
         });
         bar.finish_and_clear();
-        let VerifyReport { records, stored_bytes, blocks, damage, .. } = report?;
+        let VerifyReport { records, stored_bytes, blocks, damage, lost, .. } = report?;
         let damage = damage.iter().map(Damage::from).collect();
-        Ok(Verified { path: dir.to_path_buf(), records, stored_bytes, blocks, seconds: 0.0, damage })
+        let lost = lost.iter().map(Records::from).collect();
+        Ok(Verified { path: dir.to_path_buf(), records, stored_bytes, blocks, seconds: 0.0, damage, lost })
     }
 
     /// As a stream; and the last marked byte is there.
@@ -124,11 +129,15 @@ impl fmt::Display for Verified {
         for damage in &self.damage {
             writeln!(f, "{damage}")?;
         }
+        for lost in &self.lost {
+            writeln!(f, "lost, as a repair found: {lost}")?;
+        }
         let (path, records) = (self.path.display(), counted(self.records, "record"));
         let bytes = bytes_in_time(self.stored_bytes, self.seconds);
         write!(f, "{path}: {records} verified, {bytes}")?;
         match self.damage.len() as u64 {
-            0 => writeln!(f, "; no damage"),
+            0 if self.lost.is_empty() => writeln!(f, "; no damage"),
+            0 => writeln!(f, "; no further damage"),
             count => writeln!(f, "; {} damaged", counted(count, "place")),
         }
     }

@@ -267,9 +267,13 @@ impl DataReader {
         let mut guess = position / CHUNK_BYTES as u64;
         while high - low > 1 {
             let middle = guess.clamp(low + 1, high - 1);
-            let start = self.records.read(middle)?.type_code;
+            let Some((probed, start)) = self.start_behind(middle, high)? else {
+                high = middle;
+                guess = low + (high - low) / 2;
+                continue;
+            };
             if start <= position {
-                low = middle
+                low = probed
             } else {
                 high = middle
             }
@@ -282,6 +286,18 @@ impl DataReader {
             };
         }
         Ok(low)
+    }
+
+    /// The first chunk of a range that is not lost, and where it begins.
+    fn start_behind(&self, first: u64, end: u64) -> Result<Option<(u64, u64)>> {
+        for index in first..end {
+            match self.records.read(index) {
+                Ok(record) => return Ok(Some((index, record.type_code))),
+                Err(error) if error.is_corruption() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Makes `chunk` the one with the byte at `position`.

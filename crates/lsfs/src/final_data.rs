@@ -252,7 +252,8 @@ impl Salvaged {
             options: FinalDataOptions { block_bytes, ..options },
             stream_id: self.header.map_or_else(|| directory::new_stream_id(env), |header| header.stream_id),
             state: (version > 1).then(|| State { version: version - 1, bytes: Arc::default() }),
-            holder: 1,
+            // The first path is written: a first state goes to the holder, every other one to the other file.
+            holder: usize::from(version > 1),
             generation: self.generation,
             tail: None,
             failure: None,

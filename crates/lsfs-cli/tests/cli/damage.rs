@@ -8,13 +8,13 @@ use crate::lsfs;
 use crate::support::{Random, Scratch};
 
 /// A stream of several segments; its input.
-fn recorded(dir: &Path) -> String {
+pub(crate) fn recorded(dir: &Path) -> String {
     let input: String = (0..30_000).map(|n| format!("record number {n} of the stream\n")).collect();
     lsfs!("record", "-q", "--segment-size", "512KiB", dir).input(input.as_bytes()).expect(0);
     input
 }
 
-fn flip_bit(path: &Path, position: u64) {
+pub(crate) fn flip_bit(path: &Path, position: u64) {
     let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, position).unwrap();

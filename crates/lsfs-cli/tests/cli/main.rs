@@ -10,5 +10,7 @@ mod inspect;
 mod interrupt;
 mod kill;
 mod record;
+mod repair;
 mod state;
 mod support;
+mod truncate;

@@ -199,7 +199,11 @@ fn verify_extent(
                 let blocks = u64::from(extent.last_block());
                 report = VerifyReport { records, stored_bytes, blocks, damage, ..report };
             }
-            Err(Error::Corrupt(damage)) => report.damage.push(*damage),
+            Err(Error::Corrupt(damage)) => {
+                // The file as a whole: all its records are concerned.
+                let all = extent.segment.base_index..extent.next_index;
+                report.damage.push(Corruption { records: damage.records.clone().or(Some(all)), ..*damage });
+            }
             Err(Error::Gone { path }) => report.damage.push(Corruption {
                 path,
                 position: 0,

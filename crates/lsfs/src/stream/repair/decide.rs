@@ -429,7 +429,8 @@ fn act(plan: &mut RepairPlan, found: &Found, anew: bool) -> Result<()> {
         go_on_behind(plan, found, &mut manifest)?;
     } else if found.is_rebuilt {
         let piece = found.pieces.last().expect("a rebuilt stream has a segment");
-        copy_behind(plan, piece, piece.entry.end_position)?;
+        // The rest of the block with the end is free: the manifest's end is that of its records.
+        copy_behind(plan, piece, piece.entry.end_position.next_multiple_of(ANY_UNIT_BYTES as u64));
         manifest.epoch += 1;
     }
     if found.is_rebuilt {
@@ -557,7 +558,7 @@ fn cut(plan: &mut RepairPlan, found: &Found, index: u64, manifest: &mut Manifest
     };
     match (&piece.file, before) {
         (Some(file), Some((position, _))) => {
-            copy_behind(plan, piece, position)?;
+            copy_behind(plan, piece, position);
             manifest.segments.push(SegmentEntry { next_index: index, end_position: position, ..piece.entry });
             after.push(RepairStep::CleanEnd { path: file.path.clone(), position });
         }
@@ -581,12 +582,11 @@ fn take_away(plan: &mut RepairPlan, piece: &Piece) -> Option<RepairStep> {
 }
 
 /// Plans to copy what a segment holds behind a position.
-fn copy_behind(plan: &mut RepairPlan, piece: &Piece, position: u64) -> Result<()> {
+fn copy_behind(plan: &mut RepairPlan, piece: &Piece, position: u64) {
     if position < piece.written.end {
         let start = position / ANY_UNIT_BYTES as u64 * ANY_UNIT_BYTES as u64;
         plan.copy(&segment_name(piece.entry.base_index), start..piece.written.end);
     }
-    Ok(())
 }
 
 /// Plans to copy and remove the segment files that a rebuilt manifest does not name: the next open would remove them.

@@ -58,6 +58,7 @@ pub struct RepairPlan {
     env: Env,
     dir: PathBuf,
     mode: RepairMode,
+    is_beyond_repair: bool,
     /// Everything that does not verify, in the order it was found; also what no step can mend.
     pub findings: Vec<Corruption>,
     /// What [`RepairPlan::apply`] does, in this order; empty if nothing is to be done.
@@ -170,6 +171,7 @@ fn look(env: &Env, dir: &Path, mode: RepairMode, progress: impl FnMut(Progress))
         env: env.clone(),
         dir: dir.to_path_buf(),
         mode,
+        is_beyond_repair: false,
         findings: Vec::new(),
         steps: Vec::new(),
         lost: Vec::new(),
@@ -215,6 +217,11 @@ impl RepairPlan {
         numbered(free.unwrap_or(u32::MAX))
     }
 
+    /// Whether something was found for which there is no step: it must come from a copy.
+    pub fn is_beyond_repair(&self) -> bool {
+        self.is_beyond_repair || (self.steps.is_empty() && !self.findings.is_empty())
+    }
+
     /// Bytes that the copies take.
     pub fn copied_bytes(&self) -> u64 {
         let bytes = self.steps.iter().map(|step| match step {
@@ -233,6 +240,7 @@ impl RepairPlan {
         self.findings.extend(left.damage.iter().cloned());
         let Some(state) = &left.state else {
             // Both are bad: there is nothing to write into them.
+            self.is_beyond_repair = true;
             return Ok(None);
         };
         let was_lost = left.watermark > state.version + 1;
