@@ -59,6 +59,8 @@ pub(crate) struct Recorder {
     words: [EventWord; 2],
     manifest: Mutex<ManifestFile>,
     pub(crate) space: Space,
+    /// Segments were dropped and their names' absence is not durable yet.
+    names_dropped: AtomicBool,
     live: Box<dyn SharedPage>,
     lock: Mutex<Option<WriterLock>>,
     committer: OnceLock<Box<dyn Background>>,
@@ -213,6 +215,7 @@ impl Recorder {
             words: Default::default(),
             manifest: Mutex::new(ManifestFile { pair, value: manifest }),
             space,
+            names_dropped: AtomicBool::new(false),
             live,
             lock: Mutex::new(Some(lock)),
             committer: OnceLock::new(),
@@ -627,9 +630,7 @@ impl Recorder {
             let (live, unused, _) = tail.space_facts();
             if self.space.wants_spare(live, unused) {
                 drop(tail);
-                if let Some(preparer) = self.preparer.get() {
-                    preparer.kick();
-                }
+                self.kick_preparer();
                 tail = self.tail();
             }
         }
@@ -661,7 +662,14 @@ impl Recorder {
         );
     }
 
+    fn kick_preparer(&self) {
+        if let Some(preparer) = self.preparer.get() {
+            preparer.kick();
+        }
+    }
+
     fn prepare_step(&self) -> Step {
+        self.sync_dropped_names();
         let (live, unused, average) = self.tail().space_facts();
         if let Err(error) = self.space.prepare(live, unused, average) {
             // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
@@ -719,6 +727,9 @@ impl Recorder {
             self.fail(&mut tail, error.clone(), batch, records);
         }
         self.leave_exclusive(tail);
+        if self.names_dropped.load(Ordering::Acquire) {
+            self.kick_preparer();
+        }
         result
     }
 
@@ -944,7 +955,15 @@ impl Recorder {
             };
             self.space.recycle(&path, file, live, unused);
         }
-        if let Err(error) = self.env.disk.sync_dir(&self.dir) {
+        self.names_dropped.store(true, Ordering::Release);
+    }
+
+    /// Makes the absence of dropped segments durable. Nobody waits for it: a name that a power failure brings back is
+    /// one that the manifest does not name.
+    fn sync_dropped_names(&self) {
+        if self.names_dropped.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.env.disk.sync_dir(&self.dir)
+        {
             tracing::warn!(dir = %self.dir.display(), %error, "could not sync the directory after a removal");
         }
     }

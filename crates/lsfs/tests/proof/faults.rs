@@ -194,6 +194,32 @@ fn a_failed_data_write_is_indeterminate_and_then_poisoned() {
 }
 
 #[test]
+fn sync_after_a_failure_in_the_background_tells_what_failed() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let stream = RecordStream::open_in(sim_env(&disk, seed), DIR, options()).unwrap();
+        stream.append(0, b"good").unwrap();
+        disk.inject(DiskFault::nth(0, "", FaultKind::SyncError).only(OpKind::Write));
+        // Written by the committer, here or at the next call, or by the sync itself.
+        let pending = stream.append_async(0, b"lost?").unwrap();
+        let buffered = stream.append_buffered(0, b"lost, too");
+        let error = stream.sync().expect_err("the write failed");
+        assert!(
+            matches!(error, Error::Poisoned { .. } | Error::Indeterminate { .. }),
+            "seed {seed}: {error:?} after {buffered:?}"
+        );
+        for (call, error) in [("sync", error), ("wait", pending.wait().expect_err("the write failed"))] {
+            let message = error.to_string();
+            assert!(
+                message.contains("could not write") && message.contains("00000000000000000000.seg"),
+                "seed {seed}, {call}: {message}"
+            );
+        }
+        check_stopped(&stream, 1).unwrap();
+    }
+}
+
+#[test]
 fn read_errors_are_errors_not_corruption_and_not_the_end() {
     let disk = SimDisk::new(4);
     let stream = RecordStream::open_in(sim_env(&disk, 4), DIR, options()).unwrap();
