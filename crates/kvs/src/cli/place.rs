@@ -1,0 +1,69 @@
+//! Where the store is, and how a command opens it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use kvs::{Compression, Error, KvStore, Options};
+
+/// How long a command waits for another writer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Where the store is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    /// The store's directory
+    #[arg(long, global = true, env = "KVS_DIR", value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+}
+
+impl Place {
+    /// Opens the store for a command that sets keys: creates it, with missing parents.
+    pub(crate) fn create(&self, compression: Compression) -> kvs::Result<KvStore> {
+        self.open_with(|| Options { compression, ..options() })
+    }
+
+    /// Opens the store that is there; `None` if there is nothing.
+    pub(crate) fn open(&self) -> kvs::Result<Option<KvStore>> {
+        match self.open_with(|| Options { create: false, ..options() }) {
+            Err(Error::NotAStore { .. }) if self.is_empty() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Opens the store that is there, for a command that needs one.
+    pub(crate) fn open_existing(&self) -> kvs::Result<KvStore> {
+        self.open_with(|| Options { create: false, ..options() })
+    }
+
+    /// Opens the store that is there, leaving out what is damaged.
+    pub(crate) fn repair(&self) -> kvs::Result<KvStore> {
+        self.open_with(|| Options { create: false, repair: true, ..options() })
+    }
+
+    /// Nothing is there, or an empty directory.
+    fn is_empty(&self) -> bool {
+        self.dir.read_dir().map_or_else(
+            |error| error.kind() == std::io::ErrorKind::NotFound,
+            |mut entries| entries.next().is_none(),
+        )
+    }
+
+    fn open_with(&self, options: impl Fn() -> Options) -> kvs::Result<KvStore> {
+        let started = Instant::now();
+        loop {
+            match KvStore::open_with(&self.dir, options()) {
+                Err(error) if error.is_locked() && started.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// No background: what a command does is done when it ends.
+fn options() -> Options {
+    Options { background: false, ..Options::default() }
+}

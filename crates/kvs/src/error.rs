@@ -1,0 +1,109 @@
+//! What can go wrong, for whoever must act on it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The result of a call of the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the store. Each kind asks for a different action.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The key to remove is not there.
+    #[error("key not found")]
+    KeyNotFound,
+    /// A value read through the string API is not UTF-8; [`KvStore::get_bytes`](crate::KvStore::get_bytes) reads it.
+    #[error("the value of key {key:?} is not UTF-8: the byte at {valid_up_to} is wrong; read it as bytes")]
+    NotUtf8 {
+        /// The key asked for.
+        key: String,
+        /// How many bytes of the value are UTF-8.
+        valid_up_to: usize,
+    },
+    /// A key or value is larger than the format allows; nothing was changed.
+    #[error("a {what} of {size_bytes} bytes is over the limit of {limit_bytes} bytes")]
+    TooLarge {
+        /// `"key"`, `"value"` or `"batch"`.
+        what: &'static str,
+        /// Its bytes.
+        size_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// There is no store at this path, or something else.
+    #[error("{} is not a key-value store: {reason}", path.display())]
+    NotAStore {
+        /// The path asked for.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// A page of the index does not verify. Nothing is lost: opening with [`Options::repair`](crate::Options::repair)
+    /// makes the index anew from the log.
+    #[error(
+        "the index is damaged in {} at page {page}: {reason}; nothing is lost: repair makes the index anew",
+        path.display()
+    )]
+    IndexDamaged {
+        /// The index file.
+        path: PathBuf,
+        /// The page in it.
+        page: u32,
+        /// What does not agree.
+        reason: String,
+    },
+    /// A frame of the log verifies, but is no command of this store.
+    #[error("the log is damaged in segment {segment} at byte {position}: {reason}; restore it from a copy")]
+    BadRecord {
+        /// Number of the segment.
+        segment: u32,
+        /// Position of the frame.
+        position: u32,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An earlier failure left the index in memory behind the log; nothing is written until the store is opened again.
+    #[error("the store was stopped by an earlier failure and must be opened again: {cause}")]
+    Stopped {
+        /// The first failure.
+        cause: Box<Error>,
+    },
+    /// What was exported could not be written.
+    #[error("could not write what was exported: {0}")]
+    Export(Arc<io::Error>),
+    /// An error of the engine: I/O, a full disk, another writer, corruption of the log.
+    #[error(transparent)]
+    Engine(#[from] lsfs::Error),
+}
+
+impl Error {
+    /// Wraps an I/O error with what was tried on which file; a full disk names the bytes needed.
+    pub(crate) fn io(action: &'static str, path: &Path, needed_bytes: u64, source: io::Error) -> Error {
+        let path = path.to_path_buf();
+        Error::Engine(match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                lsfs::Error::NoSpace { path, needed_bytes }
+            }
+            _ => lsfs::Error::Io { action, path, source: Arc::new(source) },
+        })
+    }
+
+    /// Whether durable bytes were found damaged.
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            // An address of ours at which there is no entry is damage too.
+            Error::Engine(lsfs::Error::NoEntry { .. }) => true,
+            Error::Engine(error) => error.is_corruption(),
+            Error::IndexDamaged { .. } | Error::BadRecord { .. } => true,
+            Error::Stopped { cause } => cause.is_corruption(),
+            _ => false,
+        }
+    }
+
+    /// Whether another writer has the store open.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Error::Engine(lsfs::Error::Locked { .. }))
+    }
+}

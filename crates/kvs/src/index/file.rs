@@ -1,0 +1,323 @@
+//! The index file: pages at places, and which places are free.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lsfs::Env;
+use lsfs::codec::crc32c;
+use lsfs::io::{AlignedBuf, File, OpenMode, WriteSync};
+
+use super::page::{ExpectedPage, PAGE_BYTES, Page};
+use crate::error::{Error, Result};
+
+/// Names of index files: this, then 16 hexadecimal digits of the file's id.
+const NAME_PREFIX: &str = "index-";
+const MAGIC: [u8; 8] = *b"KVSindex";
+const VERSION: u32 = 1;
+/// Pages of one write.
+const RUN_PAGES: usize = 64;
+
+/// An open index file.
+#[derive(Debug)]
+pub(crate) struct PageFile {
+    pub(crate) id: u64,
+    file: Arc<dyn File>,
+}
+
+impl PageFile {
+    /// Creates a file with a new id; its name is durable when the checkpoint that first names it is.
+    pub(crate) fn create(env: &Env, dir: &Path) -> Result<PageFile> {
+        let id = env.runtime.random();
+        let path = path_of(dir, id);
+        let error = |error| Error::io("create", &path, PAGE_BYTES as u64, error);
+        let file = env.disk.open(&path, OpenMode::CreateNew, PAGE_BYTES).map_err(error)?;
+        let mut image = AlignedBuf::zeroed(PAGE_BYTES);
+        encode_header(&mut image, id);
+        file.write_all_at(&image, 0, WriteSync::Later).map_err(error)?;
+        Ok(PageFile { id, file })
+    }
+
+    /// Opens the file with this id.
+    pub(crate) fn open(env: &Env, dir: &Path, id: u64, mode: OpenMode) -> Result<PageFile> {
+        let path = path_of(dir, id);
+        let file =
+            env.disk.open(&path, mode, PAGE_BYTES).map_err(|error| Error::io("open", &path, 0, error))?;
+        let file = PageFile { id, file };
+        let image = file.read_image(0)?;
+        check_header(&image, id).map_err(|reason| file.damaged(0, reason))?;
+        Ok(file)
+    }
+
+    /// Reads a page.
+    pub(crate) fn read(&self, expected: &ExpectedPage) -> Result<Page> {
+        let image = self.read_image(expected.place)?;
+        Page::decode(&image, expected).map_err(|fault| self.damaged(expected.place, fault))
+    }
+
+    pub(super) fn read_image(&self, place: u32) -> Result<AlignedBuf> {
+        let mut image = AlignedBuf::zeroed(PAGE_BYTES);
+        let count = self
+            .file
+            .read_full_at(&mut image, position_of(place))
+            .map_err(|error| Error::io("read", self.file.path(), 0, error))?;
+        image[count..].fill(0);
+        Ok(image)
+    }
+
+    pub(super) fn damaged(&self, place: u32, reason: impl ToString) -> Error {
+        Error::IndexDamaged { path: self.file.path().to_path_buf(), page: place, reason: reason.to_string() }
+    }
+
+    /// Writes images at their places; neighbours in one write. Not durable before [`PageFile::sync`].
+    pub(crate) fn write(&self, pages: &mut [(u32, &dyn PageImage)], generation: u32) -> Result<()> {
+        pages.sort_by_key(|&(place, _)| place);
+        let mut rest = &pages[..];
+        let mut buf = AlignedBuf::zeroed(RUN_PAGES.min(pages.len()) * PAGE_BYTES);
+        while let Some(&(first, _)) = rest.first() {
+            let follows = |&(n, &(place, _)): &(usize, &(u32, _))| place as usize == first as usize + n;
+            let run = rest.iter().enumerate().take(RUN_PAGES).take_while(follows).count();
+            for (&(place, page), image) in rest[..run].iter().zip(buf.chunks_exact_mut(PAGE_BYTES)) {
+                page.encode(image, self.id, place, generation);
+            }
+            let bytes = &buf[..run * PAGE_BYTES];
+            self.file
+                .write_all_at(bytes, position_of(first), WriteSync::Later)
+                .map_err(|error| Error::io("write", self.file.path(), bytes.len() as u64, error))?;
+            rest = &rest[run..];
+        }
+        Ok(())
+    }
+
+    /// Makes everything written durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.file.sync().map_err(|error| Error::io("sync", self.file.path(), 0, error))
+    }
+
+    pub(crate) fn len_bytes(&self) -> Result<u64> {
+        self.file.len().map_err(|error| Error::io("measure", self.file.path(), 0, error))
+    }
+}
+
+/// What can be written to a place.
+pub(crate) trait PageImage {
+    /// Fills an image of [`PAGE_BYTES`] bytes.
+    fn encode(&self, image: &mut [u8], file_id: u64, place: u32, generation: u32);
+}
+
+impl PageImage for Page {
+    fn encode(&self, image: &mut [u8], file_id: u64, place: u32, generation: u32) {
+        Page::encode(self, image, file_id, place, generation);
+    }
+}
+
+fn path_of(dir: &Path, id: u64) -> PathBuf {
+    dir.join(format!("{NAME_PREFIX}{id:016x}"))
+}
+
+/// Whether a file name is that of an index file.
+pub(crate) fn is_index_file(name: &str) -> bool {
+    name.strip_prefix(NAME_PREFIX)
+        .is_some_and(|id| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Removes the index files of `dir` but the one with the id `keep`.
+pub(crate) fn remove_others(env: &Env, dir: &Path, keep: Option<u64>) -> Result<()> {
+    let kept = keep.map(|id| path_of(dir, id));
+    for entry in env.disk.list(dir).map_err(|error| Error::io("list", dir, 0, error))? {
+        let path = dir.join(&entry.name);
+        if is_index_file(&entry.name) && Some(&path) != kept.as_ref() {
+            match env.disk.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &path, 0, error));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn position_of(place: u32) -> u64 {
+    u64::from(place) * PAGE_BYTES as u64
+}
+
+/// Writes the file header into the image of place 0.
+pub(crate) fn encode_header(image: &mut [u8], id: u64) {
+    image[..8].copy_from_slice(&MAGIC);
+    image[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    image[16..24].copy_from_slice(&id.to_le_bytes());
+    let checksum = crc32c(0, &image[16..24]);
+    image[12..16].copy_from_slice(&checksum.to_le_bytes());
+}
+
+fn check_header(image: &[u8], id: u64) -> Result<(), String> {
+    let u32_at = |at: usize| u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]]);
+    if image[..8] != MAGIC {
+        return Err(format!("magic {:02x?} instead of {:02x?}", &image[..8], MAGIC));
+    }
+    if u32_at(8) != VERSION {
+        return Err(format!("format version {}, this program knows version {VERSION}", u32_at(8)));
+    }
+    let (stored, computed) = (u32_at(12), crc32c(0, &image[16..24]));
+    if stored != computed {
+        return Err(format!("checksum {stored:#010x} stored, {computed:#010x} computed"));
+    }
+    let found = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
+    if found != id { Err(format!("file id {found:016x}, expected {id:016x}")) } else { Ok(()) }
+}
+
+/// Who uses a place.
+const CURRENT: u8 = 1;
+const CHECKPOINT: u8 = 2;
+const PENDING: u8 = 4;
+
+/// Which places of the file are in use, and by what.
+///
+/// **Invariant.** A place that the last durable checkpoint or the one being written uses is never given out.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Users of each place; place 0 is the file header.
+    users: Vec<u8>,
+    free: Vec<u32>,
+}
+
+impl Places {
+    pub(crate) fn new() -> Places {
+        Places { users: vec![CURRENT], free: Vec::new() }
+    }
+
+    /// Makes the table from the places of a checkpoint: those of pages, which are also the present ones, and those
+    /// of the directory. `false` if a place occurs twice.
+    pub(crate) fn of_checkpoint(pages: &[u32], directory: &[u32]) -> Option<Places> {
+        let end = pages.iter().chain(directory).max().map_or(1, |&last| last as usize + 1);
+        let mut users = vec![0; end];
+        users[0] = CURRENT;
+        let marked = pages.iter().map(|&page| (page, CURRENT | CHECKPOINT));
+        for (place, user) in marked.chain(directory.iter().map(|&place| (place, CHECKPOINT))) {
+            let slot = &mut users[place as usize];
+            if *slot != 0 {
+                return None;
+            }
+            *slot = user;
+        }
+        let mut places = Places { users, free: Vec::new() };
+        places.collect_free();
+        Some(places)
+    }
+
+    /// Lowest places last, so that they are given out first and in order.
+    fn collect_free(&mut self) {
+        let free = self.users.iter().enumerate().rev().filter(|&(_, &users)| users == 0);
+        self.free = free.map(|(place, _)| place as u32).collect();
+    }
+
+    fn take(&mut self, user: u8) -> u32 {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.users.push(0);
+            u32::try_from(self.users.len() - 1).expect("an index file has at most 2^32 pages")
+        });
+        self.users[place as usize] = user;
+        place
+    }
+
+    /// A place for a page of the present index.
+    pub(crate) fn take_current(&mut self) -> u32 {
+        self.take(CURRENT)
+    }
+
+    /// A place for a page of the directory of the checkpoint that is being made.
+    pub(crate) fn take_pending(&mut self) -> u32 {
+        self.take(PENDING)
+    }
+
+    /// The present index does not use this place any more.
+    pub(crate) fn leave(&mut self, place: u32) {
+        let users = &mut self.users[place as usize];
+        *users &= !CURRENT;
+        if *users == 0 {
+            self.free.push(place);
+        }
+    }
+
+    /// The checkpoint that is being made uses the place.
+    pub(crate) fn hold(&mut self, place: u32) {
+        self.users[place as usize] |= PENDING;
+    }
+
+    /// The checkpoint that was being made is durable: the one before gives up its places.
+    pub(crate) fn checkpoint_done(&mut self) {
+        for users in &mut self.users {
+            let is_pending = *users & PENDING != 0;
+            *users = (*users & CURRENT) | if is_pending { CHECKPOINT } else { 0 };
+        }
+        self.collect_free();
+    }
+
+    /// The checkpoint that was being made has failed.
+    pub(crate) fn checkpoint_failed(&mut self) {
+        self.users.iter_mut().for_each(|users| *users &= !PENDING);
+        self.collect_free();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_a_checkpoint_are_kept_until_the_next_is_durable() {
+        let mut places = Places::new();
+        let (one, two) = (places.take_current(), places.take_current());
+        assert_eq!((one, two), (1, 2));
+        places.hold(one);
+        places.hold(two);
+        let directory = places.take_pending();
+        // The page at `one` changes while the checkpoint is written.
+        places.leave(one);
+        assert_eq!(places.take_current(), 4);
+        places.checkpoint_done();
+        assert_eq!(places.take_current(), 5, "1 belongs to the checkpoint");
+        places.leave(two);
+        places.hold(4);
+        places.hold(5);
+        assert_eq!(places.take_pending(), 6);
+        places.checkpoint_done();
+        let mut given = [places.take_current(), places.take_current(), places.take_current()];
+        given.sort_unstable();
+        assert_eq!(given, [one, two, directory]);
+    }
+
+    #[test]
+    fn a_failed_checkpoint_leaves_the_one_before() {
+        let mut places = Places::of_checkpoint(&[1, 3], &[2]).unwrap();
+        places.leave(1);
+        let new = places.take_current();
+        assert_eq!(new, 4);
+        places.hold(3);
+        places.hold(new);
+        places.take_pending();
+        places.checkpoint_failed();
+        assert_eq!(places.take_current(), 5, "only the directory's place was given back");
+    }
+
+    #[test]
+    fn a_place_has_one_owner() {
+        assert!(Places::of_checkpoint(&[1, 1], &[]).is_none());
+        assert!(Places::of_checkpoint(&[1], &[1]).is_none());
+        assert!(Places::of_checkpoint(&[0], &[]).is_none(), "the file header");
+    }
+
+    #[test]
+    fn headers_are_checked_in_order() {
+        let mut image = [0; PAGE_BYTES];
+        encode_header(&mut image, 5);
+        assert_eq!(check_header(&image, 5), Ok(()));
+        for (at, part) in [(0, "magic"), (8, "version"), (13, "checksum"), (17, "checksum")] {
+            let mut bad = image;
+            bad[at] ^= 1;
+            assert!(check_header(&bad, 5).unwrap_err().contains(part), "byte {at}");
+        }
+        assert!(check_header(&image, 6).unwrap_err().contains("file id"));
+    }
+}

@@ -1,0 +1,413 @@
+//! A page of slots, and its image in the index file.
+//!
+//! **Invariants.** Slots are sorted. The key of each has a hash that begins with the page's `prefix` of `depth` bits.
+//! A tag says the bits behind those: `known` of them, at least [`KNOWN_BITS_MIN`], from the top, then a marker bit, then
+//! zeros; so no tag, and no slot, is zero.
+
+use lsfs::codec::crc32c;
+use smallvec::SmallVec;
+
+/// Bytes of a page, in memory and in the file.
+pub(crate) const PAGE_BYTES: usize = 4096;
+/// Slots of a page.
+pub(crate) const PAGE_SLOTS: usize = (PAGE_BYTES - PAGE_HEADER_BYTES) / 8;
+/// Bytes before the slots.
+pub(crate) const PAGE_HEADER_BYTES: usize = 32;
+/// Bits of an address.
+pub(crate) const ADDRESS_BITS: u32 = 48;
+/// The largest address.
+pub(crate) const ADDRESS_MAX: u64 = (1 << ADDRESS_BITS) - 1;
+/// No page is split more often.
+pub(crate) const DEPTH_MAX: u8 = 32;
+
+/// A tag with fewer known bits is made anew from the key.
+const KNOWN_BITS_MIN: u32 = 6;
+/// The bits that all tags know.
+const COMMON_MASK: u16 = !(u16::MAX >> KNOWN_BITS_MIN);
+
+const MAGIC: u32 = u32::from_le_bytes(*b"KVSP");
+
+/// The addresses whose tags fit a hash.
+pub(crate) type Candidates = SmallVec<[u64; 4]>;
+
+/// The slots whose keys have hashes with one prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    depth: u8,
+    /// The first `depth` bits of the hashes, from the top; the rest is zero.
+    prefix: u32,
+    count: u16,
+    slots: [u64; PAGE_SLOTS],
+}
+
+/// What a page must say of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExpectedPage {
+    pub(crate) file_id: u64,
+    pub(crate) place: u32,
+    pub(crate) depth: u8,
+    pub(crate) prefix: u32,
+    /// A page that was written for a later checkpoint than this has replaced the one that is expected.
+    pub(crate) generation_max: u32,
+}
+
+/// Why bytes are not the page that was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PageFault {
+    #[error("magic {0:#010x} instead of {expected:#010x}", expected = MAGIC)]
+    Magic(u32),
+    #[error("checksum {stored:#010x} stored, {computed:#010x} computed")]
+    Checksum { stored: u32, computed: u32 },
+    #[error("it says that it is {field} {found:#x}, expected {expected:#x}")]
+    Other { field: &'static str, found: u64, expected: u64 },
+    #[error("it was written for checkpoint {found}, the newest that is known is {newest}")]
+    Generation { found: u32, newest: u32 },
+    #[error("{0} slots are too many or not in order")]
+    Slots(u16),
+}
+
+impl Page {
+    pub(crate) fn empty(depth: u8, prefix: u32) -> Page {
+        Page { depth, prefix, count: 0, slots: [0; PAGE_SLOTS] }
+    }
+
+    pub(crate) fn depth(&self) -> u8 {
+        self.depth
+    }
+
+    pub(crate) fn prefix(&self) -> u32 {
+        self.prefix
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        usize::from(self.count) == PAGE_SLOTS
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    fn slots(&self) -> &[u64] {
+        &self.slots[..usize::from(self.count)]
+    }
+
+    /// The addresses that may belong to a key with this hash.
+    pub(crate) fn candidates(&self, hash: u64) -> Candidates {
+        self.fitting(hash).map(|(_, slot)| address_of(slot)).collect()
+    }
+
+    /// Whether a slot has this address and a tag that fits.
+    pub(crate) fn contains(&self, hash: u64, address: u64) -> bool {
+        self.position(hash, address).is_some()
+    }
+
+    fn fitting(&self, hash: u64) -> impl Iterator<Item = (usize, u64)> {
+        let wanted = bits_behind(hash, self.depth);
+        let common = wanted & COMMON_MASK;
+        let first = self.slots().partition_point(|&slot| tag_of(slot) < common);
+        self.slots()[first..]
+            .iter()
+            .enumerate()
+            .map(move |(n, &slot)| (first + n, slot))
+            .take_while(move |&(_, slot)| tag_of(slot) & COMMON_MASK == common)
+            .filter(move |&(_, slot)| fits(tag_of(slot), wanted))
+    }
+
+    fn position(&self, hash: u64, address: u64) -> Option<usize> {
+        self.fitting(hash).find(|&(_, slot)| address_of(slot) == address).map(|(at, _)| at)
+    }
+
+    /// Adds a slot.
+    ///
+    /// # Panics
+    /// If the page is full or the hash is not of this page.
+    pub(crate) fn insert(&mut self, hash: u64, address: u64) {
+        assert!(!self.is_full(), "insert into a full page");
+        assert!(address <= ADDRESS_MAX, "address {address:#x} has more than {ADDRESS_BITS} bits");
+        assert_eq!(prefix_of(hash, self.depth), self.prefix, "hash {hash:#x} at depth {}", self.depth);
+        let slot = (u64::from(whole_tag(hash, self.depth)) << ADDRESS_BITS) | address;
+        let count = usize::from(self.count);
+        let at = self.slots().partition_point(|&other| other < slot);
+        self.slots.copy_within(at..count, at + 1);
+        self.slots[at] = slot;
+        self.count += 1;
+    }
+
+    /// Removes the slot with this address; `false` if there is none.
+    pub(crate) fn remove(&mut self, hash: u64, address: u64) -> bool {
+        let Some(at) = self.position(hash, address) else { return false };
+        let count = usize::from(self.count);
+        self.slots.copy_within(at + 1..count, at);
+        self.slots[count - 1] = 0;
+        self.count -= 1;
+        true
+    }
+
+    /// The two halves of the page, by the next bit. `rehash` answers the hash of the key at an address.
+    pub(crate) fn split<E>(
+        &self,
+        mut rehash: impl FnMut(u64) -> Result<u64, E>,
+    ) -> Result<Result<[Page; 2], Misplaced>, E> {
+        let depth = self.depth + 1;
+        let mut halves =
+            [Page::empty(depth, self.prefix), Page::empty(depth, self.prefix | 1 << (32 - u32::from(depth)))];
+        for &slot in self.slots() {
+            let tag = tag_of(slot);
+            let half = &mut halves[usize::from(tag >> 15)];
+            let mut shorter = tag << 1;
+            if known_bits(shorter) < KNOWN_BITS_MIN {
+                let hash = rehash(address_of(slot))?;
+                if prefix_of(hash, depth) != half.prefix {
+                    return Ok(Err(Misplaced { address: address_of(slot) }));
+                }
+                shorter = whole_tag(hash, depth);
+            }
+            half.slots[usize::from(half.count)] = (u64::from(shorter) << ADDRESS_BITS) | address_of(slot);
+            half.count += 1;
+        }
+        for half in &mut halves {
+            let count = usize::from(half.count);
+            half.slots[..count].sort_unstable();
+        }
+        Ok(Ok(halves))
+    }
+
+    /// Writes the page's image for this place of this file; `generation` is that of the next checkpoint.
+    pub(crate) fn encode(&self, image: &mut [u8], file_id: u64, place: u32, generation: u32) {
+        image[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        image[8..16].copy_from_slice(&file_id.to_le_bytes());
+        image[16..20].copy_from_slice(&place.to_le_bytes());
+        image[20..24].copy_from_slice(&self.prefix.to_le_bytes());
+        image[24..26].copy_from_slice(&self.count.to_le_bytes());
+        image[26] = self.depth;
+        image[27] = 0;
+        image[28..PAGE_HEADER_BYTES].copy_from_slice(&generation.to_le_bytes());
+        for (bytes, slot) in image[PAGE_HEADER_BYTES..].as_chunks_mut::<8>().0.iter_mut().zip(&self.slots) {
+            *bytes = slot.to_le_bytes();
+        }
+        let checksum = crc32c(0, &image[8..PAGE_BYTES]);
+        image[4..8].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// The page in an image of [`PAGE_BYTES`] bytes, which should be the expected one.
+    pub(crate) fn decode(image: &[u8], expected: &ExpectedPage) -> Result<Page, PageFault> {
+        let ExpectedPage { file_id, place, depth, prefix, generation_max } = *expected;
+        let u32_at = |at: usize| u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]]);
+        let magic = u32_at(0);
+        if magic != MAGIC {
+            return Err(PageFault::Magic(magic));
+        }
+        let (stored, computed) = (u32_at(4), crc32c(0, &image[8..PAGE_BYTES]));
+        if stored != computed {
+            return Err(PageFault::Checksum { stored, computed });
+        }
+        let found_file = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;
+        for (field, found, expected) in [
+            ("of file", found_file, file_id),
+            ("page", u32_at(16).into(), place.into()),
+            ("of prefix", u32_at(20).into(), prefix.into()),
+            ("of depth", image[26].into(), depth.into()),
+        ] {
+            if found != expected {
+                return Err(PageFault::Other { field, found, expected });
+            }
+        }
+        let generation = u32_at(28);
+        if generation > generation_max {
+            return Err(PageFault::Generation { found: generation, newest: generation_max });
+        }
+        let count = u16::from_le_bytes([image[24], image[25]]);
+        let mut page = Page::empty(depth, prefix);
+        for (slot, bytes) in page.slots.iter_mut().zip(image[PAGE_HEADER_BYTES..].as_chunks::<8>().0) {
+            *slot = u64::from_le_bytes(*bytes);
+        }
+        page.count = count;
+        let is_sound = usize::from(count) <= PAGE_SLOTS
+            && page.slots().is_sorted()
+            && page
+                .slots()
+                .iter()
+                .all(|&slot| tag_of(slot) != 0 && known_bits(tag_of(slot)) >= KNOWN_BITS_MIN);
+        if is_sound { Ok(page) } else { Err(PageFault::Slots(count)) }
+    }
+}
+
+/// The key at this address has a hash that does not belong to the page: the index and the log do not agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Misplaced {
+    pub(crate) address: u64,
+}
+
+/// The first `depth` bits of a hash, from the top of the word.
+pub(crate) fn prefix_of(hash: u64, depth: u8) -> u32 {
+    let top = (hash >> 32) as u32;
+    match depth {
+        0 => 0,
+        depth => top & (u32::MAX << (32 - u32::from(depth))),
+    }
+}
+
+/// The 16 bits that follow the first `depth`.
+fn bits_behind(hash: u64, depth: u8) -> u16 {
+    ((hash << depth) >> 48) as u16
+}
+
+/// A tag that knows 15 bits.
+fn whole_tag(hash: u64, depth: u8) -> u16 {
+    bits_behind(hash, depth) | 1
+}
+
+fn tag_of(slot: u64) -> u16 {
+    (slot >> ADDRESS_BITS) as u16
+}
+
+fn address_of(slot: u64) -> u64 {
+    slot & ADDRESS_MAX
+}
+
+/// The bits above the marker.
+fn known_bits(tag: u16) -> u32 {
+    15u32.saturating_sub(tag.trailing_zeros())
+}
+
+/// Whether the bits that the tag knows are those wanted.
+fn fits(tag: u16, wanted: u16) -> bool {
+    let marker = tag & tag.wrapping_neg();
+    (tag ^ wanted) & !(marker | marker.wrapping_sub(1)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn hash(n: u64) -> u64 {
+        n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+    }
+
+    fn rehash(address: u64) -> Result<u64, Infallible> {
+        Ok(hash(address))
+    }
+
+    #[test]
+    fn finds_what_was_put_and_nothing_that_was_removed() {
+        let mut page = Page::empty(0, 0);
+        (0..PAGE_SLOTS as u64).for_each(|n| page.insert(hash(n), n));
+        assert!(page.is_full());
+        for n in 0..PAGE_SLOTS as u64 {
+            assert!(page.candidates(hash(n)).contains(&n));
+            assert!(page.contains(hash(n), n) && !page.contains(hash(n), n + 1000));
+        }
+        for n in (0..PAGE_SLOTS as u64).step_by(2) {
+            assert!(page.remove(hash(n), n) && !page.remove(hash(n), n));
+        }
+        for n in 0..PAGE_SLOTS as u64 {
+            assert_eq!(page.contains(hash(n), n), n % 2 == 1);
+        }
+    }
+
+    #[test]
+    fn tags_stay_true_over_twenty_splits_and_need_few_keys() {
+        // One key that stays, and 400 around it that are new after each split.
+        let target = hash(7);
+        let mut page = Page::empty(0, 0);
+        page.insert(target, 7);
+        let mut read = 0;
+        for depth in 0..20u8 {
+            for n in (0..400).map(|n| (u64::from(depth) << 20) + n + 100) {
+                // Hashes with the page's prefix, random behind it.
+                let inside = u64::from(page.prefix()) << 32 | (hash(n) >> depth);
+                page.insert(inside, n);
+            }
+            let kept = page.slots().to_vec();
+            let split: Result<_, Infallible> = page.split(|address| {
+                read += 1;
+                match address {
+                    7 => Ok(target),
+                    other => {
+                        let of = (other >> 20) as u8;
+                        Ok(u64::from(prefix_of(target, of)) << 32 | (hash(other) >> of))
+                    }
+                }
+            });
+            let halves = split.unwrap().unwrap();
+            assert_eq!(halves[0].len() + halves[1].len(), kept.len());
+            let [low, high] = halves;
+            page = if prefix_of(target, depth + 1) == low.prefix() { low } else { high };
+            assert!(page.contains(target, 7), "depth {}", depth + 1);
+            // Only what is needed for the next round.
+            while page.len() > 100 {
+                let slot = *page.slots().iter().rev().find(|&&slot| address_of(slot) != 7).unwrap();
+                let at = page.slots().iter().position(|&other| other == slot).unwrap();
+                let count = page.len();
+                page.slots.copy_within(at + 1..count, at);
+                page.slots[count - 1] = 0;
+                page.count -= 1;
+            }
+        }
+        assert!(read > 0 && read < 20 * 20, "{read} keys were read");
+    }
+
+    #[test]
+    fn few_slots_fit_a_hash_that_is_not_there() {
+        let mut page = Page::empty(0, 0);
+        (0..PAGE_SLOTS as u64).for_each(|n| page.insert(hash(n), n));
+        let fitting: usize = (1_000..101_000).map(|n| page.candidates(hash(n)).len()).sum();
+        // 508 slots, 15 bits each: 1.6 % of the look-ups.
+        assert!((1_000..2_500).contains(&fitting), "{fitting}");
+    }
+
+    #[test]
+    fn images_are_read_back_and_each_damage_has_its_error() {
+        let mut page = Page::empty(3, prefix_of(hash(1), 3));
+        page.insert(hash(1), 0x1234);
+        let mut image = [0; PAGE_BYTES];
+        page.encode(&mut image, 9, 5, 4);
+        let good = ExpectedPage { file_id: 9, place: 5, depth: 3, prefix: page.prefix(), generation_max: 4 };
+        let decode = |image: &[u8]| Page::decode(image, &good);
+        assert_eq!(decode(&image).unwrap(), page);
+        let mut bad = image;
+        bad[0] ^= 1;
+        assert!(matches!(decode(&bad), Err(PageFault::Magic(_))));
+        for at in 4..PAGE_BYTES {
+            let mut bad = image;
+            bad[at] ^= 1;
+            assert!(matches!(decode(&bad), Err(PageFault::Checksum { .. })), "byte {at}");
+        }
+        assert_eq!(
+            Page::decode(&image, &ExpectedPage { file_id: 8, ..good }),
+            Err(PageFault::Other { field: "of file", found: 9, expected: 8 })
+        );
+        assert_eq!(
+            Page::decode(&image, &ExpectedPage { generation_max: 3, ..good }),
+            Err(PageFault::Generation { found: 4, newest: 3 })
+        );
+        for other in [
+            ExpectedPage { place: 6, ..good },
+            ExpectedPage { depth: 4, ..good },
+            ExpectedPage { prefix: good.prefix ^ 1 << 31, ..good },
+        ] {
+            assert!(matches!(Page::decode(&image, &other), Err(PageFault::Other { .. })), "{other:?}");
+        }
+        assert!(matches!(decode(&[0; PAGE_BYTES]), Err(PageFault::Magic(0))));
+        // A count that is too large, with a checksum that fits.
+        let mut bad = image;
+        bad[24..26].copy_from_slice(&600u16.to_le_bytes());
+        let checksum = crc32c(0, &bad[8..]);
+        bad[4..8].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(decode(&bad), Err(PageFault::Slots(600)));
+    }
+
+    #[test]
+    fn a_key_that_is_not_of_the_page_is_noticed_by_a_split() {
+        let mut page = Page::empty(0, 0);
+        page.insert(hash(3), 3);
+        for _ in 0..9 {
+            let [low, high] = page.split(rehash).unwrap().unwrap();
+            page = if low.len() == 1 { low } else { high };
+        }
+        let Ok(lying) = page.split(|_| Ok::<_, Infallible>(!hash(3)));
+        assert_eq!(lying, Err(Misplaced { address: 3 }));
+    }
+}

@@ -1,0 +1,54 @@
+//! A durable key-value store whose log is its values.
+//!
+//! The principal type is [`KvStore`]: a map from byte strings to byte strings in a directory. Commands go into a log (a
+//! segment set of the engine), and values are read from there; an index of about 12 bytes a key says where. [`Options`]
+//! has the settings, [`Batch`] is several commands as one, [`KvsEngine`] is the small trait for those who want to
+//! exchange the engine.
+//!
+//! What each call promises about power failures is in `docs/durability.md`, the bytes on disk in `docs/format.md`, the
+//! reasons in `docs/design/0013-kvs.md`.
+//!
+//! ```
+//! # fn main() -> kvs::Result<()> {
+//! # let temporary = tempfile::tempdir().unwrap();
+//! # let dir = temporary.path().join("store");
+//! use kvs::{Batch, Durability, KvStore, Swap};
+//!
+//! let store = KvStore::open(&dir)?;
+//! store.put("apples", "3")?;
+//! store.write(Batch::new().put("pears", "5").delete("apples"))?; // both or none
+//! assert_eq!(store.multi_get(&["apples", "pears"])?, [None, Some(b"5".to_vec())]);
+//! assert_eq!(store.compare_and_swap("pears", Some(b"5"), Some(b"6"))?, Swap::Done);
+//!
+//! let fast = store.with_durability(Durability::Buffer); // durable a little later
+//! fast.put("counter", "1")?;
+//! store.sync()?; // durable now
+//! # Ok(())
+//! # }
+//! ```
+
+mod batch;
+mod engine;
+mod error;
+#[cfg(test)]
+mod format_examples;
+mod index;
+mod lookup;
+mod maintenance;
+mod open;
+mod options;
+mod record;
+mod root;
+mod segments;
+mod store;
+mod transfer;
+
+pub use batch::Batch;
+pub use engine::KvsEngine;
+pub use error::{Error, Result};
+pub use lsfs::Durability;
+pub use lsfs::codec::Compression;
+pub use options::Options;
+pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+pub use store::{KvStore, OpenReport, Stats, Swap, VerifyReport};
+pub use transfer::{JsonLines, KeyChange};

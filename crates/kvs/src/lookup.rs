@@ -1,0 +1,175 @@
+//! From a key to its frame: addresses from the index, keys compared in the log.
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use lsfs::{Entry, SegmentSet};
+use smallvec::SmallVec;
+
+use crate::error::{Error, Result};
+use crate::index::{Candidates, Index};
+use crate::record::{Record, is_remove};
+use crate::segments::{Location, SegmentSlots};
+
+/// A look-up that meets a reclaimed segment starts again; after so many times the segment is missing for good.
+const ATTEMPTS: usize = 64;
+
+/// What finds frames: changes together.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) index: Index,
+    pub(crate) slots: SegmentSlots,
+}
+
+/// The index and the segments behind the lock that gets share.
+#[derive(Debug)]
+pub(crate) struct SharedTable(RwLock<Table>);
+
+/// The frame to which the index points for a key.
+#[derive(Debug)]
+pub(crate) struct Hit {
+    pub(crate) address: u64,
+    pub(crate) entry: Entry,
+}
+
+/// What a look-up makes of frames that do not verify, and might be the one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damaged {
+    /// If no other frame is the key's, the look-up fails.
+    Fail,
+    /// They are not the key's.
+    Ignore,
+}
+
+impl Hit {
+    pub(crate) fn is_remove(&self) -> bool {
+        is_remove(self.entry.kind)
+    }
+}
+
+/// Takes the frame apart.
+pub(crate) fn record_of(entry: &Entry) -> Result<Record<'_>> {
+    Record::decode(entry.kind, &entry.body).map_err(|fault| bad_record(entry, fault))
+}
+
+/// The error for a frame whose bytes verify, but are no command.
+pub(crate) fn bad_record(entry: &Entry, fault: impl ToString) -> Error {
+    let (segment, position) = (entry.pointer.segment, entry.pointer.position);
+    Error::BadRecord { segment, position, reason: fault.to_string() }
+}
+
+impl Table {
+    /// Where the log has these addresses.
+    fn locate(&self, candidates: &Candidates) -> Result<SmallVec<[Location; 4]>> {
+        let locate = |&address: &u64| {
+            let unknown = || self.index.damaged(format!("address {address:#x} is in no segment"));
+            self.slots.locate(address).ok_or_else(unknown)
+        };
+        candidates.iter().map(locate).collect()
+    }
+
+    /// Adds or changes the address under a hash. `log` answers the keys that a split of a page needs.
+    pub(crate) fn point(&mut self, log: &SegmentSet, hash: u64, old: Option<u64>, new: u64) -> Result<()> {
+        match old {
+            Some(old) if self.index.replace(hash, old, new)? => Ok(()),
+            Some(old) => Err(self.index.damaged(format!("address {old:#x} was there and is not any more"))),
+            None => {
+                let Table { index, slots } = self;
+                let hasher = index.hasher();
+                index.insert(hash, new, &mut |address| hash_at(log, slots, address, hasher))
+            }
+        }
+    }
+
+    /// Makes it unlikely that [`Table::point`] fails.
+    pub(crate) fn prepare(&mut self, log: &SegmentSet, hash: u64) -> Result<()> {
+        let Table { index, slots } = self;
+        let hasher = index.hasher();
+        index.prepare(hash, &mut |address| hash_at(log, slots, address, hasher))
+    }
+}
+
+fn hash_at(
+    log: &SegmentSet,
+    slots: &SegmentSlots,
+    address: u64,
+    hasher: crate::index::KeyHasher,
+) -> Result<u64> {
+    let location = slots.locate(address).ok_or_else(|| Error::BadRecord {
+        segment: u32::MAX,
+        position: 0,
+        reason: format!("address {address:#x} of the index is in no segment"),
+    })?;
+    let entry = log.read_at(location.segment, location.position)?;
+    Ok(hasher.hash(record_of(&entry)?.key))
+}
+
+impl SharedTable {
+    pub(crate) fn new(table: Table) -> SharedTable {
+        SharedTable(RwLock::new(table))
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The places where a key with this hash may be.
+    fn places(&self, hash: u64) -> Result<SmallVec<[Location; 4]>> {
+        {
+            let table = self.read();
+            if let Some(candidates) = table.index.candidates(hash) {
+                return table.locate(&candidates);
+            }
+        }
+        let mut table = self.write();
+        let candidates = table.index.load_candidates(hash)?;
+        table.locate(&candidates)
+    }
+
+    /// The frame of a key, be it a set or a remove; `None` if the index has none.
+    pub(crate) fn find(
+        &self,
+        log: &SegmentSet,
+        key: &[u8],
+        hash: u64,
+        damaged: Damaged,
+    ) -> Result<Option<Hit>> {
+        let mut gone = None;
+        for _ in 0..ATTEMPTS {
+            let (mut damage, mut is_gone) = (None, false);
+            for location in self.places(hash)? {
+                match read_key(log, location, key) {
+                    Ok(Some(entry)) => return Ok(Some(Hit { address: location.address, entry })),
+                    Ok(None) => {}
+                    Err(Error::Engine(error @ lsfs::Error::Gone { .. })) => {
+                        is_gone = true;
+                        gone = Some(error);
+                    }
+                    Err(error) if error.is_corruption() => damage = damage.or(Some(error)),
+                    Err(error) => return Err(error),
+                }
+            }
+            if is_gone {
+                continue;
+            }
+            return match damage {
+                Some(error) if damaged == Damaged::Fail => Err(error),
+                Some(error) => {
+                    tracing::warn!(%error, "a frame that may be the key's is damaged and ignored");
+                    Ok(None)
+                }
+                None => Ok(None),
+            };
+        }
+        Err(gone.expect("only a segment that is gone starts the look-up again").into())
+    }
+}
+
+/// The frame at a place, if it is the key's.
+fn read_key(log: &SegmentSet, location: Location, key: &[u8]) -> Result<Option<Entry>> {
+    let entry = log.read_at(location.segment, location.position)?;
+    Ok((record_of(&entry)?.key == key).then_some(entry))
+}

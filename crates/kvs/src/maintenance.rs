@@ -1,0 +1,499 @@
+//! Checkpoints, compaction, and giving back space.
+//!
+//! **Invariants.** A page of a durable checkpoint names only frames that are durable, in segments that are there: the
+//! log is synced before the pages are written, and a segment is reclaimed only when a durable checkpoint calls it
+//! retired. Segments are reclaimed inside calls of the owner.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+
+use lsfs::io::Step;
+use lsfs::{Durability, Entry, FinalData, SetSegmentInfo};
+
+use crate::error::{Error, Result};
+use crate::index::PAGE_BYTES;
+use crate::lookup::{Hit, record_of};
+use crate::record::{Command, Record, encode_moved};
+use crate::root::{NO_SLOT, Root, RootSegment};
+use crate::store::{Inner, Inside, Writer};
+
+/// A checkpoint is not worth it for less than so many units of the log, unless it is asked for.
+const TAIL_UNITS_MIN: u64 = 8;
+/// What the log may be longer than the pages that a checkpoint writes, before one is made.
+const TAIL_PER_PAGE_BYTE: u64 = 4;
+/// An open reads at most so many units, whatever a checkpoint costs.
+const TAIL_UNITS_MAX: u64 = 128;
+/// A close without a background makes a checkpoint from here on.
+const CLOSE_TAIL_UNITS: u64 = 1;
+/// A writer compacts by itself when more is stale than live, and so many units.
+const OVERDUE_UNITS: u64 = 4;
+/// A segment with a smaller stale share, in percent, is not compacted.
+const SEGMENT_STALE_PERCENT_MIN: u64 = 5;
+/// Bytes of frames that are moved under the writer's lock at a time.
+const MOVE_BYTES: usize = 64 << 10;
+/// Compacted segments of so many units, or of what a checkpoint is worth, are enough for one.
+const RETIRED_UNITS_MIN: u64 = 4;
+
+/// The state of what goes on beside writing; one at a time.
+#[derive(Debug)]
+pub(crate) struct Maintenance {
+    /// `None` once the store is closed.
+    final_data: Option<FinalData>,
+    /// A checkpoint may or may not be durable: its pages and those of the one before must stay.
+    in_doubt: Option<Error>,
+    /// Compacted, and not yet called so by a durable checkpoint.
+    retired: BTreeSet<u32>,
+    /// Not to be compacted: something in them does not verify.
+    damaged: BTreeSet<u32>,
+}
+
+impl Maintenance {
+    pub(crate) fn new(final_data: FinalData) -> Maintenance {
+        Maintenance {
+            final_data: Some(final_data),
+            in_doubt: None,
+            retired: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+        }
+    }
+
+    fn check(&self, dir: &Path) -> Result<&FinalData> {
+        if let Some(error) = &self.in_doubt {
+            return Err(error.clone());
+        }
+        self.final_data.as_ref().ok_or_else(|| lsfs::Error::Closed { path: dir.to_path_buf() }.into())
+    }
+}
+
+impl Inner {
+    fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
+        self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step of the background.
+    pub(crate) fn maintain(&self) -> Step {
+        if Inside::is_occupied() {
+            self.is_postponed.store(true, Ordering::Relaxed);
+            return Step::Idle;
+        }
+        let _inside = Inside::enter();
+        let mut maintenance = self.maintenance();
+        if maintenance.final_data.is_none() {
+            return Step::Idle;
+        }
+        match self.maintain_once(&mut maintenance) {
+            Ok(step) => step,
+            Err(error) => {
+                // The next kick tries again; what is wrong with the log is said by the writes.
+                tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
+                Step::Idle
+            }
+        }
+    }
+
+    fn maintain_once(&self, maintenance: &mut Maintenance) -> Result<Step> {
+        maintenance.check(&self.dir)?;
+        if let Some(victim) = self.victim(maintenance, false) {
+            self.compact(maintenance, victim)?;
+            let retired_bytes: u64 = self.infos(&maintenance.retired).map(|info| info.total_bytes).sum();
+            if retired_bytes >= self.worth_a_checkpoint(RETIRED_UNITS_MIN) {
+                self.write_checkpoint(maintenance)?;
+            }
+            return Ok(Step::Again);
+        }
+        if !maintenance.retired.is_empty() || self.checkpoint_is_due() {
+            self.write_checkpoint(maintenance)?;
+        }
+        Ok(Step::Idle)
+    }
+
+    /// If the background cannot keep up, the one who writes does its work: the stale bytes stay in proportion.
+    pub(crate) fn catch_up(&self) {
+        if !self.is_overdue() {
+            return;
+        }
+        let _inside = Inside::enter();
+        let mut maintenance = self.maintenance();
+        if let Err(error) = self.try_catch_up(&mut maintenance) {
+            tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
+        }
+    }
+
+    fn is_overdue(&self) -> bool {
+        let (mut total, mut live) = (0, 0);
+        for info in self.log.segments() {
+            total += info.total_bytes;
+            live += info.live_bytes;
+        }
+        total - live > live + OVERDUE_UNITS * self.options.unit_bytes()
+    }
+
+    fn try_catch_up(&self, maintenance: &mut Maintenance) -> Result<()> {
+        while self.is_overdue() {
+            let victim = self.victim(maintenance, false);
+            if let Some(victim) = victim {
+                self.compact(maintenance, victim)?;
+            }
+            if !maintenance.retired.is_empty() {
+                self.write_checkpoint(maintenance)?;
+            }
+            self.reclaim_retired()?;
+            if victim.is_none() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn infos<'a>(&self, numbers: &'a BTreeSet<u32>) -> impl Iterator<Item = SetSegmentInfo> + use<'a> {
+        self.log.segments().into_iter().filter(|info| numbers.contains(&info.number))
+    }
+
+    // ---- checkpoints ----
+
+    fn checkpoint_is_due(&self) -> bool {
+        let tail = self.writer().tail_bytes;
+        tail >= TAIL_UNITS_MAX * self.options.unit_bytes() || tail >= self.worth_a_checkpoint(TAIL_UNITS_MIN)
+    }
+
+    /// Bytes of the log that are worth the pages that a checkpoint would write now.
+    fn worth_a_checkpoint(&self, units_min: u64) -> u64 {
+        let dirty_bytes = self.table.read().index.stats().dirty_pages * PAGE_BYTES;
+        (units_min * self.options.unit_bytes()).max(TAIL_PER_PAGE_BYTE * dirty_bytes as u64)
+    }
+
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        let _inside = Inside::enter();
+        self.write_checkpoint(&mut self.maintenance())
+    }
+
+    fn write_checkpoint(&self, maintenance: &mut Maintenance) -> Result<()> {
+        maintenance.check(&self.dir)?;
+        // Before the writer's lock: who reclaims takes them the other way round.
+        let reclaimable = self.reclaimable().clone();
+        let (frozen, root, tail_bytes) = {
+            let mut writer = self.writer();
+            writer.check()?;
+            let mut table = self.table.write();
+            let frozen = table.index.begin_checkpoint();
+            let segments = self.log.segments();
+            let slot_of = |number| table.slots.slot_of(number).unwrap_or(NO_SLOT);
+            let segments = segments.iter().map(|info| RootSegment {
+                slot: slot_of(info.number),
+                number: info.number,
+                stale_bytes: info.total_bytes - info.live_bytes,
+                remove_bytes: writer.remove_bytes.get(&info.number).copied().unwrap_or(0),
+                is_retired: maintenance.retired.contains(&info.number) || reclaimable.contains(&info.number),
+            });
+            let root = Root {
+                index: frozen.root(),
+                log_end: writer.log_end,
+                keys: writer.keys,
+                segments: segments.collect(),
+            };
+            (frozen, root, std::mem::take(&mut writer.tail_bytes))
+        };
+        let written =
+            self.log.sync().map_err(Error::from).and_then(|()| frozen.write(&self.options.env, &self.dir));
+        if let Err(error) = written {
+            self.table.write().index.checkpoint_failed(frozen);
+            self.writer().tail_bytes += tail_bytes;
+            return Err(error);
+        }
+        if let Err(error) = maintenance.check(&self.dir)?.set(&root.encode()) {
+            let error = Error::from(error);
+            maintenance.in_doubt = Some(error.clone());
+            return Err(error);
+        }
+        tracing::debug!(pages = frozen.dirty_pages(), keys = root.keys, log_end = ?root.log_end, "checkpoint");
+        self.table.write().index.checkpoint_done(frozen);
+        self.hand_over_retired(maintenance);
+        Ok(())
+    }
+
+    /// A durable checkpoint calls them retired: the owner may reclaim them.
+    fn hand_over_retired(&self, maintenance: &mut Maintenance) {
+        let retired = std::mem::take(&mut maintenance.retired);
+        if !retired.is_empty() {
+            self.reclaimable().extend(retired);
+            self.has_reclaimable.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn reclaimable(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.reclaimable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back the segments that a durable checkpoint calls retired.
+    pub(crate) fn reclaim_retired(&self) -> Result<()> {
+        let _inside = Inside::enter();
+        let mut reclaimable = self.reclaimable();
+        if reclaimable.is_empty() {
+            return Ok(());
+        }
+        self.log.reclaim(&reclaimable)?;
+        let mut writer = self.writer();
+        let mut table = self.table.write();
+        for number in reclaimable.drain(..) {
+            table.slots.forget(number);
+            writer.remove_bytes.remove(&number);
+        }
+        self.has_reclaimable.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    // ---- compaction ----
+
+    /// The segment to compact next. `all` asks for every one that is worth it, whatever the store as a whole is like.
+    fn victim(&self, maintenance: &Maintenance, all: bool) -> Option<u32> {
+        let reclaimable = self.reclaimable().clone();
+        let is_kept = |number: u32| !maintenance.retired.contains(&number) && !reclaimable.contains(&number);
+        let segments: Vec<SetSegmentInfo> =
+            self.log.segments().into_iter().filter(|info| is_kept(info.number)).collect();
+        let writer = self.writer();
+        let removes = |number: u32| writer.remove_bytes.get(&number).copied().unwrap_or(0);
+        // Removes in the oldest segment hide nothing any more.
+        let oldest = self.log.segments().first().map(|info| info.number);
+        let stale = |info: &SetSegmentInfo| {
+            let hidden = if Some(info.number) == oldest { removes(info.number) } else { 0 };
+            info.total_bytes - info.live_bytes + hidden
+        };
+        let percent = u64::from(self.options.stale_percent);
+        let admitted = |live: u64| live * percent / 100 + self.options.unit_bytes();
+        let live_total: u64 = segments.iter().map(|info| info.live_bytes).sum();
+        let stale_total: u64 = segments.iter().map(&stale).sum();
+        let removes_total: u64 = segments.iter().map(|info| removes(info.number)).sum();
+        let mut sealed =
+            segments.iter().filter(|info| info.is_sealed && !maintenance.damaged.contains(&info.number));
+        if removes_total > admitted(live_total.saturating_sub(removes_total)) {
+            // They can go only when everything older has gone.
+            return sealed.next().map(|info| info.number);
+        }
+        if !all && stale_total <= admitted(live_total) {
+            return None;
+        }
+        let share = |info: &SetSegmentInfo| stale(info) * 1000 / info.total_bytes.max(1);
+        sealed
+            .filter(|info| share(info) >= SEGMENT_STALE_PERCENT_MIN * 10 || info.live_bytes == 0)
+            .max_by_key(|info| share(info))
+            .map(|info| info.number)
+    }
+
+    /// Moves what is live out of a segment.
+    fn compact(&self, maintenance: &mut Maintenance, number: u32) -> Result<()> {
+        // The oldest that is left when this one is gone; what was retired is still there.
+        let oldest_left = self.log.segments().iter().map(|info| info.number).find(|&other| other != number);
+        let mut entries = self.log.iter_from(number, 0);
+        let mut group: Vec<Entry> = Vec::new();
+        loop {
+            let entry = match entries.next_entry() {
+                Ok(entry) => entry.filter(|entry| entry.pointer.segment == number),
+                Err(error) if error.is_corruption() => {
+                    tracing::error!(%error, segment = number, "damaged: the segment is kept as it is");
+                    maintenance.damaged.insert(number);
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let is_end = entry.is_none();
+            group.extend(entry);
+            let bytes: usize = group.iter().map(|entry| entry.body.len()).sum();
+            if is_end || bytes >= MOVE_BYTES {
+                self.move_live(&group, oldest_left)?;
+                group.clear();
+            }
+            if is_end {
+                break;
+            }
+        }
+        tracing::debug!(segment = number, "compacted");
+        maintenance.retired.insert(number);
+        Ok(())
+    }
+
+    /// Appends again what is live of these frames, and lets go what hides nothing any more.
+    fn move_live(&self, group: &[Entry], oldest_left: Option<u32>) -> Result<()> {
+        let mut writer = self.writer();
+        writer.check()?;
+        for entry in group {
+            let record = record_of(entry)?;
+            let hash = self.hasher.hash(record.key);
+            let Some(address) = self.live_address(entry, hash)? else { continue };
+            let hit = Hit { address, entry: entry.clone() };
+            if hides_nothing(&record, entry.pointer.segment, oldest_left) {
+                self.table.write().index.remove(hash, address)?;
+                writer.uncount_remove(entry.pointer);
+                self.release(entry.pointer);
+                continue;
+            }
+            self.move_one(&mut writer, hash, &record, &hit)?;
+        }
+        Ok(())
+    }
+
+    /// The frame's address, if the index points to it.
+    fn live_address(&self, entry: &Entry, hash: u64) -> Result<Option<u64>> {
+        let mut table = self.table.write();
+        if table.slots.slot_of(entry.pointer.segment).is_none() {
+            return Ok(None);
+        }
+        let Some(address) = table.slots.address(entry.pointer.segment, entry.pointer.position) else {
+            return Ok(None);
+        };
+        Ok(table.index.contains(hash, address)?.then_some(address))
+    }
+
+    fn move_one(&self, writer: &mut Writer, hash: u64, record: &Record<'_>, hit: &Hit) -> Result<()> {
+        let moved = encode_moved(hit.entry.kind, &hit.entry.body, record, hit.entry.pointer.segment);
+        self.table.write().prepare(&self.log, hash)?;
+        let pointer = self.log.append(moved.kind, &moved.body, Durability::Buffer)?;
+        self.point(writer, hash, Some(hit), moved.kind, pointer)
+    }
+
+    /// Compacts everything that is worth it, and gives back the space.
+    pub(crate) fn compact_all(&self, mut progress: impl FnMut(u64) -> bool) -> Result<()> {
+        let _inside = Inside::enter();
+        let mut done = 0;
+        {
+            let mut maintenance = self.maintenance();
+            maintenance.check(&self.dir)?;
+            self.reclaim_retired()?;
+            let is_active_worth_it = self.log.segments().last().is_some_and(|active| {
+                let stale = active.total_bytes - active.live_bytes;
+                stale * 100 >= active.total_bytes * SEGMENT_STALE_PERCENT_MIN && stale > 0
+            });
+            if is_active_worth_it {
+                self.log.seal()?;
+            }
+            while let Some(victim) = self.victim(&maintenance, true) {
+                self.compact(&mut maintenance, victim)?;
+                self.write_checkpoint(&mut maintenance)?;
+                self.reclaim_retired()?;
+                done += 1;
+                if !progress(done) {
+                    break;
+                }
+            }
+        }
+        self.checkpoint()
+    }
+
+    /// After a full disk, inside a call of the owner: gives back what needs no space to be given back. `true` if
+    /// something was.
+    pub(crate) fn free_space(&self) -> bool {
+        let _inside = Inside::enter();
+        let mut maintenance = self.maintenance();
+        match self.try_free_space(&mut maintenance) {
+            Ok(freed) => freed,
+            Err(error) => {
+                tracing::warn!(dir = %self.dir.display(), %error, "no space could be given back");
+                false
+            }
+        }
+    }
+
+    fn try_free_space(&self, maintenance: &mut Maintenance) -> Result<bool> {
+        let had_some = self.has_reclaimable.load(Ordering::Relaxed);
+        self.reclaim_retired()?;
+        let dead = self.log.segments().into_iter().filter(|info| info.is_sealed && info.live_bytes == 0);
+        let dead: Vec<u32> = dead.map(|info| info.number).collect();
+        maintenance.retired.extend(dead);
+        if maintenance.retired.is_empty() {
+            return Ok(had_some);
+        }
+        if let Err(error) = self.write_checkpoint(maintenance) {
+            // No space for pages. Without a checkpoint nothing names the segments either.
+            tracing::warn!(%error, "the checkpoint is withdrawn to give back space; the next one is whole again");
+            self.log.sync()?;
+            maintenance.check(&self.dir)?.set(&[])?;
+            self.hand_over_retired(maintenance);
+        }
+        self.reclaim_retired()?;
+        Ok(true)
+    }
+
+    // ---- reading everything ----
+
+    /// Calls `each` for the frames to which the index points, in the order of the log, and `damaged` for what does not
+    /// verify. A frame that is moved meanwhile may be met twice.
+    pub(crate) fn for_each_frame(
+        &self,
+        mut each: impl FnMut(&Entry, &Record<'_>, Option<u64>) -> Result<()>,
+        mut damaged: impl FnMut(Error) -> Result<()>,
+    ) -> Result<()> {
+        let mut entries = self.log.iter();
+        loop {
+            let entry = match entries.next_entry() {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Ok(()),
+                // Reclaimed under the cursor: what was live in it lies ahead.
+                Err(lsfs::Error::Gone { .. }) => {
+                    entries = match self.next_segment(entries.place().0) {
+                        Some(number) => self.log.iter_from(number, 0),
+                        None => return Ok(()),
+                    };
+                    continue;
+                }
+                Err(error) => {
+                    let is_corruption = error.is_corruption();
+                    damaged(error.clone().into())?;
+                    if !is_corruption || entries.skip_damage()?.is_none() {
+                        return Err(error.into());
+                    }
+                    continue;
+                }
+            };
+            match record_of(&entry) {
+                Ok(record) => {
+                    let address = self.live_address(&entry, self.hasher.hash(record.key))?;
+                    each(&entry, &record, address)?;
+                }
+                Err(error) => damaged(error)?,
+            }
+        }
+    }
+
+    fn next_segment(&self, behind: u32) -> Option<u32> {
+        self.log.segments().iter().map(|info| info.number).find(|&number| number > behind)
+    }
+
+    // ---- the end ----
+
+    pub(crate) fn close(&self) -> Result<()> {
+        let _inside = Inside::enter();
+        let mut maintenance = self.maintenance();
+        if maintenance.final_data.is_none() {
+            return Ok(());
+        }
+        let checkpointed = self.last_checkpoint(&mut maintenance);
+        let final_data = maintenance.final_data.take();
+        let closed = final_data.map_or(Ok(()), FinalData::close);
+        self.log.close()?;
+        checkpointed?;
+        Ok(closed?)
+    }
+
+    fn last_checkpoint(&self, maintenance: &mut Maintenance) -> Result<()> {
+        self.log.sync()?;
+        let tail = self.writer().tail_bytes;
+        let is_worth_it = if self.options.background {
+            tail > 0
+        } else {
+            tail >= CLOSE_TAIL_UNITS * self.options.unit_bytes()
+        };
+        if is_worth_it || !maintenance.retired.is_empty() {
+            self.write_checkpoint(maintenance)?;
+        }
+        self.reclaim_retired()
+    }
+}
+
+/// Whether a remove has nothing left to hide when only segments from `oldest_left` on remain.
+fn hides_nothing(record: &Record<'_>, segment: u32, oldest_left: Option<u32>) -> bool {
+    match record.command {
+        Command::Set(_) => false,
+        Command::Remove { born } => oldest_left.is_none_or(|oldest| oldest > born.unwrap_or(segment)),
+    }
+}

@@ -1,0 +1,236 @@
+//! Opening: the last checkpoint, and the log behind it. The steps are those of docs/durability.md.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use lsfs::{Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions};
+
+use crate::error::{Error, Result};
+use crate::index::{Index, is_index_file};
+use crate::lookup::{Damaged, SharedTable, Table, record_of};
+use crate::maintenance::Maintenance;
+use crate::options::{Options, SEGMENT_BYTES_MAX};
+use crate::record::BODY_BYTES_MAX;
+use crate::root::{NO_SLOT, Root, RootSegment};
+use crate::segments::SegmentSlots;
+use crate::store::{Inner, OpenReport, Writer};
+
+/// The log, below the store's directory.
+pub(crate) const LOG_NAME: &str = "log";
+/// The checkpoint, below the store's directory.
+pub(crate) const CHECKPOINT_NAME: &str = "checkpoint";
+/// Blocks of a checkpoint's file before the other one takes over.
+const CHECKPOINT_BLOCKS: u32 = 8;
+
+impl Inner {
+    /// Opens the store; the caller starts the background.
+    pub(crate) fn open(dir: PathBuf, options: Options) -> Result<Inner> {
+        let env = options.env.clone();
+        if options.segment_bytes > SEGMENT_BYTES_MAX {
+            return Err(Error::Engine(lsfs::Error::InvalidOption {
+                option: "segment_bytes",
+                value: options.segment_bytes.to_string(),
+                expected: format!("at most {SEGMENT_BYTES_MAX}"),
+            }));
+        }
+        prepare_directory(&env, &dir, options.create)?;
+        let log = SegmentSet::open_in(env.clone(), dir.join(LOG_NAME), log_options(&options))?;
+        let final_data = open_checkpoint(&env, &dir.join(CHECKPOINT_NAME))?;
+        let root = match options.repair {
+            true => None,
+            false => read_root(&final_data),
+        };
+        let opened = root.and_then(|root| match restore(&env, &dir, &options, &log, &root) {
+            Ok(table) => Some((root, table)),
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), %error, "the checkpoint cannot be used: the index is made anew");
+                None
+            }
+        });
+        let (table, writer, start) = match opened {
+            Some((root, table)) => {
+                if let Some(end) = end_before(&log, root.log_end) {
+                    let (segment, position) = root.log_end;
+                    let reason = format!("the log ends at {end}, before what the last checkpoint knows");
+                    return Err(Error::BadRecord { segment, position, reason });
+                }
+                table.index.remove_other_files(&env, &dir)?;
+                let table = SharedTable::new(table);
+                reclaim_retired(&log, &table, &root)?;
+                (table, count_from(&log, &root)?, Some(root.log_end))
+            }
+            None => {
+                for segment in log.segments() {
+                    log.set_live_bytes(segment.number, segment.total_bytes)?;
+                }
+                let index = Index::create(&env, &dir, options.index_bytes)?;
+                let table = Table { index, slots: SegmentSlots::default() };
+                (SharedTable::new(table), Writer::new(0, HashMap::new()), None)
+            }
+        };
+        if start.is_none() && final_data.get().is_some_and(|state| !state.bytes.is_empty()) {
+            // What it says is not used: it must not be used later either, its index file is about to go.
+            final_data.set(&[])?;
+        }
+        let mut inner = Inner::new(
+            dir,
+            options,
+            log,
+            table,
+            Maintenance::new(final_data),
+            writer,
+            OpenReport { rebuilt: start.is_none(), ..OpenReport::default() },
+        );
+        inner.report = inner.replay(start)?;
+        if inner.report.rebuilt {
+            inner.table.read().index.remove_other_files(&env, &inner.dir)?;
+            if inner.report.replayed > 0 {
+                inner.checkpoint()?;
+            }
+        }
+        Ok(inner)
+    }
+
+    /// Carries out the commands of the log from a place on, or all of them.
+    fn replay(&self, start: Option<(u32, u32)>) -> Result<OpenReport> {
+        let mut report = OpenReport { rebuilt: start.is_none(), ..OpenReport::default() };
+        let mut entries = match start {
+            Some((segment, position)) => self.log.iter_from(segment, position),
+            None => self.log.iter(),
+        };
+        let mut writer = self.writer();
+        loop {
+            match entries.next_entry() {
+                Ok(Some(entry)) => {
+                    self.replay_one(&mut writer, &entry)?;
+                    report.replayed += 1;
+                }
+                Ok(None) => break,
+                Err(error) if error.is_corruption() && self.options.repair => {
+                    let Some(left_out) = entries.skip_damage()? else { return Err(error.into()) };
+                    tracing::warn!(%error, segment = left_out.0, positions = ?left_out.1, "left out");
+                    report.left_out.push(left_out);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        writer.log_end = entries.place();
+        Ok(report)
+    }
+
+    fn replay_one(&self, writer: &mut Writer, entry: &Entry) -> Result<()> {
+        let key = record_of(entry)?.key;
+        let hash = self.hasher.hash(key);
+        let old = self.find(key, hash, Damaged::Ignore)?;
+        self.point(writer, hash, old.as_ref(), entry.kind, entry.pointer)
+    }
+}
+
+fn log_options(options: &Options) -> SetOptions {
+    SetOptions {
+        body_limit_bytes: BODY_BYTES_MAX as u32,
+        segment_bytes: options.segment_bytes,
+        cache_bytes: options.cache_bytes,
+        spares: options.background,
+        create: options.create,
+        ..SetOptions::default()
+    }
+}
+
+/// Creates the directory, or checks that what is there is a store or nothing.
+fn prepare_directory(env: &Env, dir: &Path, create: bool) -> Result<()> {
+    let not_a_store = |reason: &str| Error::NotAStore { path: dir.to_path_buf(), reason: reason.to_string() };
+    if env.disk.exists(&dir.join(LOG_NAME)) {
+        return Ok(());
+    }
+    if !create {
+        return Err(not_a_store(match env.disk.exists(dir) {
+            true => "there is no log in it",
+            false => "there is no such directory",
+        }));
+    }
+    env.disk.create_dir_all(dir).map_err(|error| Error::io("create directory", dir, 4096, error))?;
+    let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, 0, error))?;
+    match entries.iter().find(|entry| !is_index_file(&entry.name)) {
+        Some(entry) => {
+            Err(not_a_store(&format!("it holds the file {}; use an empty or new directory", entry.name)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Opens the checkpoint's final data. One that is damaged is begun anew: it holds nothing that the log does not.
+fn open_checkpoint(env: &Env, dir: &Path) -> Result<FinalData> {
+    let options = || FinalDataOptions { limit_blocks: CHECKPOINT_BLOCKS, ..FinalDataOptions::default() };
+    match FinalData::open_in(env.clone(), dir, options()) {
+        Err(error) if error.is_corruption() => {
+            tracing::warn!(dir = %dir.display(), %error, "the checkpoint is damaged: the index is made anew");
+            for name in ["state.a", "state.b"] {
+                let path = dir.join(name);
+                if env.disk.exists(&path) {
+                    env.disk.remove(&path).map_err(|error| Error::io("remove", &path, 0, error))?;
+                }
+            }
+            env.disk.sync_dir(dir).map_err(|error| Error::io("sync directory", dir, 0, error))?;
+            Ok(FinalData::open_in(env.clone(), dir, options())?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// The root of the last checkpoint, if there is one that was not withdrawn.
+fn read_root(final_data: &FinalData) -> Option<Root> {
+    let state = final_data.get().filter(|state| !state.bytes.is_empty())?;
+    match Root::decode(&state.bytes) {
+        Ok(root) => Some(root),
+        Err(fault) => {
+            tracing::warn!(%fault, version = state.version, "the root of the last checkpoint cannot be used");
+            None
+        }
+    }
+}
+
+/// The index of a checkpoint and the table of its segments.
+fn restore(env: &Env, dir: &Path, options: &Options, log: &SegmentSet, root: &Root) -> Result<Table> {
+    let index = Index::open(env, dir, &root.index, options.index_bytes)?;
+    let live = || root.segments.iter().filter(|segment| !segment.is_retired);
+    let is_there = |number: u32| log.segment(number).is_ok();
+    if let Some(missing) = live().find(|segment| !is_there(segment.number)) {
+        return Err(index.damaged(format!("segment {} is not in the log", missing.number)));
+    }
+    let pairs =
+        live().filter(|segment| segment.slot != NO_SLOT).map(|segment| (segment.slot, segment.number));
+    let slots = SegmentSlots::from_pairs(pairs)
+        .ok_or_else(|| index.damaged("two segments have one slot".to_string()))?;
+    Ok(Table { index, slots })
+}
+
+/// Where the log ends, if that is before a place.
+fn end_before(log: &SegmentSet, place: (u32, u32)) -> Option<u32> {
+    let segment = log.segments().into_iter().find(|segment| segment.number == place.0)?;
+    (segment.end < place.1).then_some(segment.end)
+}
+
+/// Reclaims what the checkpoint calls retired, if a crash came before.
+fn reclaim_retired(log: &SegmentSet, table: &SharedTable, root: &Root) -> Result<()> {
+    let retired = root.segments.iter().filter(|segment| segment.is_retired);
+    let left: Vec<u32> =
+        retired.map(|segment| segment.number).filter(|&number| log.segment(number).is_ok()).collect();
+    if !left.is_empty() {
+        log.reclaim(&left)?;
+    }
+    left.iter().for_each(|&number| table.write().slots.forget(number));
+    Ok(())
+}
+
+/// The counts of a checkpoint. What was written later is live until the replay says otherwise.
+fn count_from(log: &SegmentSet, root: &Root) -> Result<Writer> {
+    let by_number: HashMap<u32, &RootSegment> =
+        root.segments.iter().map(|segment| (segment.number, segment)).collect();
+    for segment in log.segments() {
+        let stale = by_number.get(&segment.number).map_or(0, |known| known.stale_bytes);
+        log.set_live_bytes(segment.number, segment.total_bytes.saturating_sub(stale))?;
+    }
+    let removes = root.segments.iter().map(|segment| (segment.number, segment.remove_bytes));
+    Ok(Writer::new(root.keys, removes.filter(|&(_, bytes)| bytes > 0).collect()))
+}

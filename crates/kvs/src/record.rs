@@ -1,0 +1,232 @@
+//! What a frame of the log says: `docs/format.md`, "The key-value store".
+
+use lsfs::codec::{Compression, DecompressFault};
+
+/// The largest key in bytes.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// The largest value in bytes.
+pub const VALUE_BYTES_MAX: usize = 64 << 20;
+/// The largest body of a frame.
+pub(crate) const BODY_BYTES_MAX: usize = KEY_LEN_BYTES + KEY_BYTES_MAX + RAW_LEN_BYTES + VALUE_BYTES_MAX;
+
+const KEY_LEN_BYTES: usize = 2;
+const RAW_LEN_BYTES: usize = 4;
+const BORN_BYTES: usize = 4;
+
+const OP_MASK: u8 = 0x0F;
+const OP_SET: u8 = 1;
+const OP_REMOVE: u8 = 2;
+const MOVED: u8 = 0x10;
+const COMPRESSION_SHIFT: u32 = 5;
+const RESERVED: u8 = 0x80;
+
+/// A command, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) command: Command<'a>,
+}
+
+/// What is done to the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command<'a> {
+    Set(StoredValue<'a>),
+    Remove {
+        /// The segment in which the remove was first written, if this is a copy.
+        born: Option<u32>,
+    },
+}
+
+/// A value as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredValue<'a> {
+    pub(crate) compression: Compression,
+    /// Bytes after decompression.
+    pub(crate) raw_bytes: u32,
+    pub(crate) stored: &'a [u8],
+}
+
+/// Why a frame is not a command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RecordFault {
+    #[error("command byte {0:#04x} is not known")]
+    Kind(u8),
+    #[error("a command of {found} bytes is too short, expected at least {expected}")]
+    Short { found: usize, expected: usize },
+    #[error("a remove of {found} bytes, expected {expected}")]
+    Length { found: usize, expected: usize },
+    #[error("a value of {0} bytes is over the limit of {VALUE_BYTES_MAX}")]
+    ValueLength(u64),
+    #[error(transparent)]
+    Decompress(#[from] DecompressFault),
+}
+
+/// A command as bytes: the frame's kind and body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EncodedRecord {
+    pub(crate) kind: u8,
+    pub(crate) body: Vec<u8>,
+}
+
+impl AsRef<[u8]> for EncodedRecord {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// Encodes a set; the value is compressed if that makes it shorter. The caller has checked the lengths.
+pub(crate) fn encode_set(key: &[u8], value: &[u8], compression: Compression) -> EncodedRecord {
+    let compressed = compression.compress(value).filter(|stored| stored.len() + RAW_LEN_BYTES < value.len());
+    let stored = compressed.as_deref().unwrap_or(value);
+    let mut body = with_key(key, RAW_LEN_BYTES + stored.len());
+    let kind = match &compressed {
+        None => OP_SET,
+        Some(_) => {
+            body.extend((value.len() as u32).to_le_bytes());
+            OP_SET | compression.code() << COMPRESSION_SHIFT
+        }
+    };
+    body.extend(stored);
+    EncodedRecord { kind, body }
+}
+
+/// Encodes a remove.
+pub(crate) fn encode_remove(key: &[u8]) -> EncodedRecord {
+    EncodedRecord { kind: OP_REMOVE, body: with_key(key, 0) }
+}
+
+/// The copy of a command that compaction writes; `segment` is where the original lies.
+pub(crate) fn encode_moved(kind: u8, body: &[u8], record: &Record<'_>, segment: u32) -> EncodedRecord {
+    let mut body = body.to_vec();
+    if let Command::Remove { born: None } = record.command {
+        body.extend(segment.to_le_bytes());
+    }
+    EncodedRecord { kind: kind | MOVED, body }
+}
+
+fn with_key(key: &[u8], more: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(KEY_LEN_BYTES + key.len() + more);
+    body.extend((key.len() as u16).to_le_bytes());
+    body.extend(key);
+    body
+}
+
+/// Whether a frame is a copy that compaction wrote.
+pub(crate) fn is_moved(kind: u8) -> bool {
+    kind & MOVED != 0
+}
+
+/// Whether a frame is a remove.
+pub(crate) fn is_remove(kind: u8) -> bool {
+    kind & OP_MASK == OP_REMOVE
+}
+
+impl<'a> Record<'a> {
+    /// Takes a frame apart.
+    pub(crate) fn decode(kind: u8, body: &'a [u8]) -> Result<Record<'a>, RecordFault> {
+        let compression =
+            Compression::from_code(kind >> COMPRESSION_SHIFT & 3).ok_or(RecordFault::Kind(kind))?;
+        if kind & RESERVED != 0 {
+            return Err(RecordFault::Kind(kind));
+        }
+        let short = |expected| RecordFault::Short { found: body.len(), expected };
+        let (len, rest) = body.split_first_chunk::<KEY_LEN_BYTES>().ok_or(short(KEY_LEN_BYTES))?;
+        let key_len = usize::from(u16::from_le_bytes(*len));
+        let (key, rest) = rest.split_at_checked(key_len).ok_or(short(KEY_LEN_BYTES + key_len))?;
+        let command = match kind & OP_MASK {
+            OP_SET if compression == Compression::None => Command::Set(StoredValue {
+                compression,
+                raw_bytes: u32::try_from(rest.len())
+                    .map_err(|_| RecordFault::ValueLength(rest.len() as u64))?,
+                stored: rest,
+            }),
+            OP_SET => {
+                let (raw, stored) = rest
+                    .split_first_chunk::<RAW_LEN_BYTES>()
+                    .ok_or(short(KEY_LEN_BYTES + key_len + RAW_LEN_BYTES))?;
+                Command::Set(StoredValue { compression, raw_bytes: u32::from_le_bytes(*raw), stored })
+            }
+            OP_REMOVE if compression == Compression::None => {
+                let expected = if is_moved(kind) { BORN_BYTES } else { 0 };
+                if rest.len() != expected {
+                    let before = KEY_LEN_BYTES + key_len;
+                    return Err(RecordFault::Length { found: body.len(), expected: before + expected });
+                }
+                let born = rest.first_chunk::<BORN_BYTES>().map(|born| u32::from_le_bytes(*born));
+                Command::Remove { born }
+            }
+            _ => return Err(RecordFault::Kind(kind)),
+        };
+        Ok(Record { key, command })
+    }
+}
+
+impl StoredValue<'_> {
+    /// The value's bytes.
+    pub(crate) fn to_vec(self) -> Result<Vec<u8>, RecordFault> {
+        if self.raw_bytes as usize > VALUE_BYTES_MAX {
+            return Err(RecordFault::ValueLength(self.raw_bytes.into()));
+        }
+        Ok(self.compression.decompress(self.stored, self.raw_bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value_of(encoded: &EncodedRecord) -> Vec<u8> {
+        match Record::decode(encoded.kind, &encoded.body).unwrap().command {
+            Command::Set(value) => value.to_vec().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn sets_of_all_sizes_are_read_back() {
+        let text = b"one line like the other\n".repeat(50);
+        for value in [&b""[..], b"v", &text] {
+            for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+                for key in [&b""[..], b"key", &[0xff; KEY_BYTES_MAX]] {
+                    let encoded = encode_set(key, value, compression);
+                    assert_eq!(Record::decode(encoded.kind, &encoded.body).unwrap().key, key);
+                    assert_eq!(value_of(&encoded), value);
+                    assert!(encoded.body.len() <= 2 + key.len() + value.len(), "never longer than plain");
+                    let record = Record::decode(encoded.kind, &encoded.body).unwrap();
+                    let moved = encode_moved(encoded.kind, &encoded.body, &record, 7);
+                    assert!(is_moved(moved.kind) && !is_remove(moved.kind));
+                    assert_eq!(value_of(&moved), value);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_remove_keeps_its_first_segment_over_copies() {
+        let encoded = encode_remove(b"key");
+        let record = Record::decode(encoded.kind, &encoded.body).unwrap();
+        assert_eq!(record, Record { key: b"key", command: Command::Remove { born: None } });
+        let moved = encode_moved(encoded.kind, &encoded.body, &record, 7);
+        let record = Record::decode(moved.kind, &moved.body).unwrap();
+        assert_eq!(record.command, Command::Remove { born: Some(7) });
+        let again = encode_moved(moved.kind, &moved.body, &record, 9);
+        assert_eq!(again, moved);
+        assert!(is_remove(again.kind));
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused() {
+        let fault = |kind: u8, body: &[u8]| Record::decode(kind, body).map(|_| ()).unwrap_err();
+        for kind in [0, 3, 0x0F, 0x81, 0x61, 0x22] {
+            assert_eq!(fault(kind, b"\0\0"), RecordFault::Kind(kind), "{kind:#x}");
+        }
+        assert_eq!(fault(1, b""), RecordFault::Short { found: 0, expected: 2 });
+        assert_eq!(fault(1, b"\x05\0key"), RecordFault::Short { found: 5, expected: 7 });
+        assert_eq!(fault(0x21, b"\x01\0k\0\0"), RecordFault::Short { found: 5, expected: 7 });
+        assert_eq!(fault(2, b"\x01\0k!"), RecordFault::Length { found: 4, expected: 3 });
+        assert_eq!(fault(0x12, b"\x01\0k!"), RecordFault::Length { found: 4, expected: 7 });
+        let huge = Record::decode(0x21, b"\x01\0k\xff\xff\xff\xffxyz").unwrap();
+        let Command::Set(value) = huge.command else { panic!("{huge:?}") };
+        assert_eq!(value.to_vec(), Err(RecordFault::ValueLength(u32::MAX.into())));
+    }
+}

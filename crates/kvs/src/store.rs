@@ -1,0 +1,730 @@
+//! The store, open for writing.
+//!
+//! The way of a set: [`KvStore::put`] → [`Inner::commit`] (the frame into the log, its address into the index, under
+//! one lock; then the group commit of the log, without it). Of a get: [`KvStore::get_bytes`] →
+//! [`SharedTable::find`](crate::lookup::SharedTable::find).
+//!
+//! **Invariants.** The order of commands is the order of their frames, and of their changes of the index. Lock order:
+//! maintenance, writer, table; none of the last two is held during a sync.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lsfs::codec::Pointer;
+use lsfs::io::{Background, Step};
+use lsfs::{Durability, Entry, SegmentSet};
+use smallvec::SmallVec;
+
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::index::KeyHasher;
+use crate::lookup::{Damaged, Hit, SharedTable, bad_record, record_of};
+use crate::maintenance::Maintenance;
+use crate::options::{Options, SEGMENT_BYTES_MAX};
+use crate::record::{
+    Command, EncodedRecord, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, encode_remove, encode_set, is_remove,
+};
+use crate::transfer::write_line;
+
+/// A key-value store in a directory, open for writing.
+///
+/// Cloning is cheap; all clones are one store, and may be used from many threads. One process has a store open for
+/// writing. When the last clone goes away the store is closed as by [`KvStore::close`], with errors logged.
+///
+/// ```
+/// # fn main() -> kvs::Result<()> {
+/// # let temporary = tempfile::tempdir().unwrap();
+/// # let dir = temporary.path().join("store");
+/// use kvs::KvStore;
+///
+/// let store = KvStore::open(&dir)?;
+/// store.set("key".to_string(), "value".to_string())?; // on the medium when it returns
+/// assert_eq!(store.get("key".to_string())?, Some("value".to_string()));
+/// store.put(b"\xff", [0; 3])?; // any bytes
+/// store.remove("key".to_string())?;
+/// assert_eq!(store.get("key".to_string())?, None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct KvStore {
+    owner: Arc<Owner>,
+    durability: Durability,
+}
+
+/// Closes the store when the last handle goes.
+#[derive(Debug)]
+struct Owner {
+    inner: Arc<Inner>,
+    background: Option<Box<dyn Background>>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // Waits for the step under way: it may still write.
+        drop(self.background.take());
+        if let Err(error) = self.inner.close() {
+            tracing::warn!(dir = %self.inner.dir.display(), %error, "the store was not closed cleanly");
+        }
+    }
+}
+
+/// What the clones share.
+pub(crate) struct Inner {
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) log: SegmentSet,
+    pub(crate) table: SharedTable,
+    pub(crate) hasher: KeyHasher,
+    writer: Mutex<Writer>,
+    pub(crate) maintenance: Mutex<Maintenance>,
+    /// Segments that a durable checkpoint calls retired: to be reclaimed in the next call of the owner.
+    pub(crate) reclaimable: Mutex<Vec<u32>>,
+    pub(crate) has_reclaimable: AtomicBool,
+    /// Bytes written since maintenance was last thought of.
+    unwatched_bytes: AtomicU64,
+    /// A background step found its own caller inside, and left.
+    pub(crate) is_postponed: AtomicBool,
+    pub(crate) report: OpenReport,
+}
+
+thread_local! {
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A call of this thread is under way that may hold locks of a store.
+///
+/// A simulated runtime has no threads: what the engine kicks may run a background step of ours on the stack of such a
+/// call. That step must leave ([`Inside::is_occupied`]) and come again later.
+pub(crate) struct Inside(());
+
+impl Inside {
+    pub(crate) fn enter() -> Inside {
+        INSIDE.set(INSIDE.get() + 1);
+        Inside(())
+    }
+
+    pub(crate) fn is_occupied() -> bool {
+        INSIDE.get() > 0
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(INSIDE.get() - 1);
+    }
+}
+
+/// What an open found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Commands that were read from the log.
+    pub replayed: u64,
+    /// Whether the whole log was read, since there was no checkpoint that could be used.
+    pub rebuilt: bool,
+    /// Ranges of the log that do not verify and were left out, as segment and positions; only with
+    /// [`Options::repair`].
+    pub left_out: Vec<(u32, std::ops::Range<u64>)>,
+}
+
+/// What the one who writes has in hand.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// Segment and position where the next frame goes, as far as is known: no frame of the index lies behind it.
+    pub(crate) log_end: (u32, u32),
+    /// Keys that have a value.
+    pub(crate) keys: u64,
+    /// Bytes of frames that the last checkpoint does not cover.
+    pub(crate) tail_bytes: u64,
+    /// Bytes of removes to which the index points, by segment.
+    pub(crate) remove_bytes: HashMap<u32, u64>,
+    failure: Option<Error>,
+}
+
+/// What [`KvStore::verify`] found.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyReport {
+    /// Commands in the log.
+    pub commands: u64,
+    /// Of these, commands that the index points to: values, and removes that still hide something.
+    pub live: u64,
+    /// What does not verify.
+    pub damage: Vec<Error>,
+}
+
+/// What became of a [`KvStore::compare_and_swap`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// The key had the expected value and has the new one.
+    Done,
+    /// The key has another value than expected; nothing was changed.
+    Differs {
+        /// The key's value.
+        current: Option<Vec<u8>>,
+    },
+}
+
+/// What a store holds and has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Keys that have a value.
+    pub keys: u64,
+    /// Segment files of the log.
+    pub segments: u64,
+    /// Bytes of the log in use.
+    pub log_bytes: u64,
+    /// Of these, bytes that no key needs.
+    pub stale_bytes: u64,
+    /// Bytes of the log made ready for what comes.
+    pub ready_bytes: u64,
+    /// Pages of the index.
+    pub index_pages: u64,
+    /// Bytes of memory the index takes.
+    pub index_memory_bytes: u64,
+    /// Bytes of the log written since the last checkpoint: what an open has to read.
+    pub tail_bytes: u64,
+    /// Bytes written to the log since the open, whole pages counted.
+    pub written_bytes: u64,
+    /// Durable writes since the open.
+    pub syncs: u64,
+    /// Segments whose space was given back since the open.
+    pub reclaimed_segments: u64,
+    /// Whether a failure has stopped writing.
+    pub is_stopped: bool,
+}
+
+/// A command on its way.
+struct Prepared<'a> {
+    key: &'a [u8],
+    hash: u64,
+    record: EncodedRecord,
+}
+
+impl KvStore {
+    /// Opens or creates the store in a directory, with the default [`Options`].
+    ///
+    /// # Errors
+    /// [`Error::Engine`] with [`lsfs::Error::Locked`] if another writer has it open; [`Error::NotAStore`] if the
+    /// directory holds something else; an error that [is corruption](Error::is_corruption) if what was durable no longer
+    /// verifies.
+    pub fn open(path: impl Into<PathBuf>) -> Result<KvStore> {
+        KvStore::open_with(path, Options::default())
+    }
+
+    /// Opens or creates a store.
+    ///
+    /// # Errors
+    /// As for [`KvStore::open`]; [`lsfs::Error::InvalidOption`] for an impossible option.
+    pub fn open_with(path: impl Into<PathBuf>, options: Options) -> Result<KvStore> {
+        let durability = options.durability;
+        let inner = Arc::new(Inner::open(path.into(), options)?);
+        let background = inner.start_background()?;
+        Ok(KvStore { owner: Arc::new(Owner { inner, background }), durability })
+    }
+
+    fn inner(&self) -> &Inner {
+        &self.owner.inner
+    }
+
+    /// A handle on the same store whose writes return at another moment.
+    #[must_use]
+    pub fn with_durability(&self, durability: Durability) -> KvStore {
+        KvStore { owner: Arc::clone(&self.owner), durability }
+    }
+
+    /// Sets a key to a value.
+    ///
+    /// # Errors
+    /// As for [`KvStore::put`].
+    pub fn set(&self, key: String, value: String) -> Result<()> {
+        self.put(key, value)
+    }
+
+    /// The value of a key; `None` if it is not there.
+    ///
+    /// # Errors
+    /// As for [`KvStore::get_bytes`]; [`Error::NotUtf8`] if the value is not a string.
+    pub fn get(&self, key: String) -> Result<Option<String>> {
+        let Some(value) = self.get_bytes(&key)? else { return Ok(None) };
+        String::from_utf8(value).map(Some).map_err(|error| {
+            let valid_up_to = error.utf8_error().valid_up_to();
+            Error::NotUtf8 { key, valid_up_to }
+        })
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`] if it is not there; else as for [`KvStore::put`].
+    pub fn remove(&self, key: String) -> Result<()> {
+        if self.delete(key)? { Ok(()) } else { Err(Error::KeyNotFound) }
+    }
+
+    /// Sets a key to a value; with [`Durability::Sync`] it is on the medium when this returns.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], and [`lsfs::Error::NoSpace`] when the log cannot grow, change nothing. After any other error
+    /// the key has its old value or the new one once the store is opened again; until then it cannot be written.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        let change = self.inner().prepare(key.as_ref(), Some(value.as_ref()))?;
+        self.commit(std::slice::from_ref(&change), |_| Ok(true))?;
+        Ok(())
+    }
+
+    /// The value of a key; `None` if it is not there.
+    ///
+    /// # Errors
+    /// An error that [is corruption](Error::is_corruption) if the value, or a frame that may be the key's, does not
+    /// verify.
+    pub fn get_bytes(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        let key = key.as_ref();
+        self.inner()
+            .find(key, self.inner().hasher.hash(key), Damaged::Fail)?
+            .map_or(Ok(None), |hit| value_of(&hit))
+    }
+
+    /// The values of several keys, in their order; not of one moment.
+    ///
+    /// # Errors
+    /// As for [`KvStore::get_bytes`].
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        keys.iter().map(|key| self.get_bytes(key)).collect()
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// As for [`KvStore::get_bytes`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        let hit = self.inner().find(key, self.inner().hasher.hash(key), Damaged::Fail)?;
+        Ok(hit.is_some_and(|hit| !hit.is_remove()))
+    }
+
+    /// Removes a key; answers whether it was there.
+    ///
+    /// # Errors
+    /// As for [`KvStore::put`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let change = self.inner().prepare(key.as_ref(), None)?;
+        let written = self.commit(std::slice::from_ref(&change), |_| Ok(true))?;
+        Ok(written > 0)
+    }
+
+    /// Carries out a batch as one: after a crash all of it is there, or nothing.
+    ///
+    /// # Errors
+    /// As for [`KvStore::put`]; [`Error::TooLarge`] also if the batch has more than 64 MiB.
+    pub fn write(&self, batch: &Batch) -> Result<()> {
+        let mut last = HashMap::with_capacity(batch.len());
+        for (at, change) in batch.changes.iter().enumerate() {
+            last.insert(&change.key[..], at);
+        }
+        let mut prepared = Vec::with_capacity(last.len());
+        for (at, change) in batch.changes.iter().enumerate() {
+            if last[&change.key[..]] == at {
+                prepared.push(self.inner().prepare(&change.key, change.value.as_deref())?);
+            }
+        }
+        let size_bytes: u64 = prepared.iter().map(|change| change.record.body.len() as u64).sum();
+        if prepared.len() > 1 && size_bytes > SEGMENT_BYTES_MAX {
+            return Err(Error::TooLarge { what: "batch", size_bytes, limit_bytes: SEGMENT_BYTES_MAX });
+        }
+        self.commit(&prepared, |_| Ok(true))?;
+        Ok(())
+    }
+
+    /// Sets a key to `new` (`None`: removes it) if its value is `expected` (`None`: if it is not there).
+    ///
+    /// # Errors
+    /// As for [`KvStore::put`] and [`KvStore::get_bytes`].
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+    ) -> Result<Swap> {
+        let change = self.inner().prepare(key.as_ref(), new)?;
+        let mut outcome = Swap::Done;
+        self.commit(std::slice::from_ref(&change), |hits| {
+            let current = hits[0].as_ref().map_or(Ok(None), value_of)?;
+            let is_expected = current.as_deref() == expected;
+            if !is_expected {
+                outcome = Swap::Differs { current };
+            }
+            Ok(is_expected)
+        })?;
+        Ok(outcome)
+    }
+
+    /// Returns when everything written before the call is on the medium.
+    ///
+    /// # Errors
+    /// As for [`KvStore::put`].
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.inner().log.sync()?)
+    }
+
+    /// Makes a checkpoint: the next open reads only what is written after it.
+    ///
+    /// # Errors
+    /// An I/O error, or a full disk. The store goes on.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.inner().checkpoint()
+    }
+
+    /// Gives back the space of what no key needs any more. `progress` is called behind each segment with how many were
+    /// compacted; `false` from it ends the work.
+    ///
+    /// # Errors
+    /// As for [`KvStore::put`]. What was compacted before is kept.
+    pub fn compact(&self, progress: impl FnMut(u64) -> bool) -> Result<()> {
+        self.inner().compact_all(progress)
+    }
+
+    /// Writes all keys and values as lines of JSON, which [`JsonLines`](crate::JsonLines) reads; answers how many.
+    ///
+    /// In no order. While others write it is not of one moment: what was there all the time is written at least once,
+    /// the last line of a key counts.
+    ///
+    /// # Errors
+    /// As for [`KvStore::get_bytes`], and errors of `target`.
+    pub fn export(&self, mut target: impl Write) -> Result<u64> {
+        self.sync()?;
+        let mut count = 0;
+        let each = |entry: &Entry, record: &Record<'_>, address: Option<u64>| {
+            if let (Some(_), Command::Set(value)) = (address, record.command) {
+                let value = value.to_vec().map_err(|fault| bad_record(entry, fault))?;
+                write_line(&mut target, record.key, &value)
+                    .map_err(|error| Error::Export(Arc::new(error)))?;
+                count += 1;
+            }
+            Ok(())
+        };
+        self.inner().for_each_frame(each, Err)?;
+        Ok(count)
+    }
+
+    /// Reads the whole log and the whole index and compares them.
+    ///
+    /// # Errors
+    /// I/O errors; damage is in the report.
+    pub fn verify(&self) -> Result<VerifyReport> {
+        self.sync()?;
+        let (mut report, mut damage) = (VerifyReport::default(), Vec::new());
+        let each = |entry: &Entry, record: &Record<'_>, address: Option<u64>| {
+            report.commands += 1;
+            report.live += u64::from(address.is_some());
+            if let (Some(_), Command::Set(value)) = (address, record.command) {
+                value.to_vec().map_err(|fault| bad_record(entry, fault))?;
+            }
+            Ok(())
+        };
+        self.inner().for_each_frame(each, |error| {
+            damage.push(error);
+            Ok(())
+        })?;
+        let slots = self.inner().table.write().index.count_slots(|error| damage.push(error))?;
+        if damage.is_empty() && slots != report.live {
+            let reason = format!("it has {slots} addresses, the log has frames for {}", report.live);
+            damage.push(self.inner().table.read().index.damaged(reason));
+        }
+        report.damage = damage;
+        Ok(report)
+    }
+
+    /// What the store holds and has done.
+    pub fn stats(&self) -> Stats {
+        let inner = self.inner();
+        let (log, segments) = (inner.log.stats(), inner.log.segments());
+        let index = inner.table.read().index.stats();
+        let writer = inner.writer();
+        let log_bytes = segments.iter().map(|segment| segment.total_bytes).sum();
+        let live_bytes: u64 = segments.iter().map(|segment| segment.live_bytes).sum();
+        Stats {
+            keys: writer.keys,
+            segments: log.segments,
+            log_bytes,
+            stale_bytes: log_bytes - live_bytes,
+            ready_bytes: log.ready_bytes,
+            index_pages: index.pages as u64,
+            index_memory_bytes: index.memory_bytes as u64,
+            tail_bytes: writer.tail_bytes,
+            written_bytes: log.written_bytes,
+            syncs: log.syncs,
+            reclaimed_segments: log.reclaimed_segments,
+            is_stopped: writer.failure.is_some(),
+        }
+    }
+
+    /// What the open found and did.
+    pub fn open_report(&self) -> &OpenReport {
+        &self.inner().report
+    }
+
+    /// The store's directory.
+    pub fn path(&self) -> &Path {
+        &self.inner().dir
+    }
+
+    /// Makes everything durable, makes a checkpoint if it is worth it, and lets the store go. Later writes fail.
+    ///
+    /// # Errors
+    /// As for [`KvStore::sync`] and [`KvStore::checkpoint`]; the store is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        self.inner().close()
+    }
+
+    /// Carries out commands for different keys as one, if `decide` says so of what the keys are now. Removes of keys
+    /// that are not there are left out. Answers how many commands were carried out.
+    fn commit(
+        &self,
+        changes: &[Prepared<'_>],
+        mut decide: impl FnMut(&[Option<Hit>]) -> Result<bool>,
+    ) -> Result<usize> {
+        let inner = self.inner();
+        let written = match inner.append(changes, &mut decide) {
+            Err(error) if is_full(&error) && inner.free_space() => inner.append(changes, &mut decide)?,
+            other => other?,
+        };
+        if written > 0 && self.durability == Durability::Sync {
+            inner.log.sync()?;
+        }
+        if inner.has_reclaimable.load(Ordering::Relaxed)
+            && let Err(error) = inner.reclaim_retired()
+        {
+            // The write has succeeded; if the log is stopped now, the next one says so.
+            tracing::warn!(dir = %inner.dir.display(), %error, "segments were not given back");
+        }
+        if let Some(background) = &self.owner.background
+            && inner.wants_maintenance(changes)
+        {
+            background.kick();
+            inner.catch_up();
+        }
+        Ok(written)
+    }
+}
+
+/// The value of a frame; `None` if it is a remove.
+fn value_of(hit: &Hit) -> Result<Option<Vec<u8>>> {
+    match record_of(&hit.entry)?.command {
+        Command::Remove { .. } => Ok(None),
+        Command::Set(value) => value.to_vec().map(Some).map_err(|fault| bad_record(&hit.entry, fault)),
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(
+        dir: PathBuf,
+        options: Options,
+        log: SegmentSet,
+        table: SharedTable,
+        maintenance: Maintenance,
+        writer: Writer,
+        report: OpenReport,
+    ) -> Inner {
+        let hasher = table.read().index.hasher();
+        Inner {
+            dir,
+            options,
+            log,
+            table,
+            hasher,
+            writer: Mutex::new(writer),
+            maintenance: Mutex::new(maintenance),
+            reclaimable: Mutex::default(),
+            has_reclaimable: AtomicBool::new(false),
+            unwatched_bytes: AtomicU64::new(0),
+            is_postponed: AtomicBool::new(false),
+            report,
+        }
+    }
+
+    fn start_background(self: &Arc<Self>) -> Result<Option<Box<dyn Background>>> {
+        if !self.options.background {
+            return Ok(None);
+        }
+        let weak = Arc::downgrade(self);
+        let task = Box::new(move || weak.upgrade().map_or(Step::Idle, |inner| inner.maintain()));
+        let spawned = self.options.env.runtime.spawn("kvs", task);
+        spawned.map(Some).map_err(|error| Error::io("start a thread for", &self.dir, 0, error))
+    }
+
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn find(&self, key: &[u8], hash: u64, damaged: Damaged) -> Result<Option<Hit>> {
+        self.table.find(&self.log, key, hash, damaged)
+    }
+
+    /// Checks and encodes a command, without any lock.
+    fn prepare<'a>(&self, key: &'a [u8], value: Option<&[u8]>) -> Result<Prepared<'a>> {
+        let within = |what, size: usize, limit: usize| match size <= limit {
+            true => Ok(()),
+            false => Err(Error::TooLarge { what, size_bytes: size as u64, limit_bytes: limit as u64 }),
+        };
+        within("key", key.len(), KEY_BYTES_MAX)?;
+        let record = match value {
+            Some(value) => {
+                within("value", value.len(), VALUE_BYTES_MAX)?;
+                encode_set(key, value, self.options.compression)
+            }
+            None => encode_remove(key),
+        };
+        Ok(Prepared { key, hash: self.hasher.hash(key), record })
+    }
+
+    /// The part of a commit under the writer's lock: the log and the index change together.
+    fn append(
+        &self,
+        changes: &[Prepared<'_>],
+        decide: &mut dyn FnMut(&[Option<Hit>]) -> Result<bool>,
+    ) -> Result<usize> {
+        let _inside = Inside::enter();
+        let mut writer = self.writer();
+        writer.check()?;
+        let mut hits: SmallVec<[Option<Hit>; 1]> = SmallVec::with_capacity(changes.len());
+        for change in changes {
+            hits.push(self.find(change.key, change.hash, Damaged::Ignore)?);
+        }
+        if !decide(&hits)? {
+            return Ok(0);
+        }
+        let is_there = |hit: &Option<Hit>| hit.as_ref().is_some_and(|hit| !hit.is_remove());
+        let work: SmallVec<[(&Prepared<'_>, Option<Hit>); 1]> = changes
+            .iter()
+            .zip(hits)
+            .filter(|(change, hit)| !is_remove(change.record.kind) || is_there(hit))
+            .collect();
+        if work.is_empty() {
+            return Ok(0);
+        }
+        {
+            let mut table = self.table.write();
+            for (change, _) in &work {
+                table.prepare(&self.log, change.hash)?;
+            }
+        }
+        let pointers: SmallVec<[Pointer; 1]> = match &work[..] {
+            [(only, _)] => {
+                let record = &only.record;
+                SmallVec::from_elem(self.log.append(record.kind, &record.body, Durability::Buffer)?, 1)
+            }
+            several => {
+                let entries: Vec<_> =
+                    several.iter().map(|(change, _)| (change.record.kind, &change.record)).collect();
+                self.log.append_batch(&entries, Durability::Buffer)?.into()
+            }
+        };
+        for ((change, hit), pointer) in work.iter().zip(pointers) {
+            self.point(&mut writer, change.hash, hit.as_ref(), change.record.kind, pointer)?;
+        }
+        Ok(work.len())
+    }
+
+    /// Makes the index point to a frame that was just appended, and counts what that makes stale. A failure stops the
+    /// store: the index in memory would be behind the log.
+    pub(crate) fn point(
+        &self,
+        writer: &mut Writer,
+        hash: u64,
+        old: Option<&Hit>,
+        kind: u8,
+        pointer: Pointer,
+    ) -> Result<()> {
+        let pointed = {
+            let mut table = self.table.write();
+            match table.slots.address(pointer.segment, pointer.position) {
+                Some(address) => table.point(&self.log, hash, old.map(|hit| hit.address), address),
+                None => Err(table.index.damaged(format!("{pointer:?} has no address"))),
+            }
+        };
+        if let Err(error) = pointed {
+            tracing::error!(%error, dir = %self.dir.display(), "the index could not follow the log: the store is stopped");
+            writer.failure = Some(error.clone());
+            return Err(Error::Stopped { cause: Box::new(error) });
+        }
+        writer.count(old, kind, pointer);
+        if let Some(old) = old {
+            self.release(old.entry.pointer);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn release(&self, pointer: Pointer) {
+        if let Err(error) = self.log.release(pointer) {
+            tracing::debug!(%error, ?pointer, "a stale frame was not counted");
+        }
+    }
+
+    /// Whether so much was written that maintenance should look.
+    fn wants_maintenance(&self, changes: &[Prepared<'_>]) -> bool {
+        let bytes: u64 = changes.iter().map(|change| change.record.body.len() as u64).sum();
+        let unwatched = self.unwatched_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let is_time = unwatched >= self.options.unit_bytes() / WATCHES_PER_UNIT
+            || self.is_postponed.swap(false, Ordering::Relaxed);
+        if is_time {
+            self.unwatched_bytes.store(0, Ordering::Relaxed);
+        }
+        is_time
+    }
+}
+
+/// It is looked whether a checkpoint or a compaction is due after this part of a unit.
+const WATCHES_PER_UNIT: u64 = 4;
+
+fn is_full(error: &Error) -> bool {
+    matches!(error, Error::Engine(lsfs::Error::NoSpace { .. }))
+}
+
+impl Writer {
+    pub(crate) fn new(keys: u64, remove_bytes: HashMap<u32, u64>) -> Writer {
+        Writer { log_end: (0, 0), keys, tail_bytes: 0, remove_bytes, failure: None }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.failure {
+            Some(cause) => Err(Error::Stopped { cause: Box::new(cause.clone()) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of a frame that the index points to now, instead of another or of none.
+    fn count(&mut self, old: Option<&Hit>, kind: u8, pointer: Pointer) {
+        self.log_end = (pointer.segment, pointer.end() as u32);
+        self.tail_bytes += pointer.frame_bytes();
+        let was_there = old.is_some_and(|hit| !hit.is_remove());
+        match (was_there, !is_remove(kind)) {
+            (false, true) => self.keys += 1,
+            (true, false) => self.keys -= 1,
+            _ => {}
+        }
+        if is_remove(kind) {
+            *self.remove_bytes.entry(pointer.segment).or_default() += pointer.frame_bytes();
+        }
+        if let Some(hit) = old
+            && hit.is_remove()
+        {
+            self.uncount_remove(hit.entry.pointer);
+        }
+    }
+
+    /// The index does not point to this remove any more.
+    pub(crate) fn uncount_remove(&mut self, pointer: Pointer) {
+        if let Some(bytes) = self.remove_bytes.get_mut(&pointer.segment) {
+            *bytes = bytes.saturating_sub(pointer.frame_bytes());
+        }
+    }
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}

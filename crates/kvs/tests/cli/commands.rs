@@ -1,0 +1,206 @@
+//! What each command prints, and how it ends.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use crate::support::{command, kvs, kvs_with_input, spawn};
+
+const NOT_FOUND: &str = "Key not found\n";
+
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).unwrap().next().is_none()
+}
+
+#[test]
+fn set_get_and_rm() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    kvs(dir, &["set", "key1", "value1"]).expect(0, "");
+    kvs(dir, &["get", "key1"]).expect(0, "value1\n");
+    kvs(dir, &["get", "-n", "key1"]).expect(0, "value1");
+    kvs(dir, &["set", "key1", "value2"]).expect(0, "");
+    kvs(dir, &["get", "key1"]).expect(0, "value2\n");
+    kvs(dir, &["get", "key2"]).expect(0, NOT_FOUND);
+    kvs(dir, &["get", "-e", "key2"]).expect(1, NOT_FOUND);
+    kvs(dir, &["rm", "key2"]).expect(1, NOT_FOUND);
+    kvs(dir, &["rm", "key1"]).expect(0, "");
+    kvs(dir, &["get", "key1"]).expect(0, NOT_FOUND);
+    kvs(dir, &["rm", "key1"]).expect(1, NOT_FOUND);
+}
+
+#[test]
+fn wrong_usage_ends_with_two_and_creates_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong: [&[&str]; 10] = [
+        &[],
+        &["get"],
+        &["get", "a", "b"],
+        &["set", "a"],
+        &["set"],
+        &["set", "a", "b", "c"],
+        &["rm"],
+        &["unknown"],
+        &["set", "a", "b", "--compression", "rar"],
+        &["cas", "a", "--expect", "b"],
+    ];
+    for arguments in wrong {
+        kvs(dir.path(), arguments).fails(2, &["--help"]);
+        assert!(is_empty(dir.path()), "{arguments:?}");
+    }
+    let version = format!("kvs {}\n", env!("CARGO_PKG_VERSION"));
+    kvs(dir.path(), &["-V"]).expect(0, &version);
+    kvs(dir.path(), &["get", "a"]).expect(0, NOT_FOUND);
+    kvs(dir.path(), &["rm", "a"]).expect(1, NOT_FOUND);
+    kvs(dir.path(), &["dump"]).expect(0, "");
+    assert!(is_empty(dir.path()), "reading creates nothing");
+}
+
+#[test]
+fn the_directory_is_given_or_the_current_one() {
+    let root = tempfile::tempdir().unwrap();
+    let deep = root.path().join("not/yet/there");
+    kvs(root.path(), &["--dir", deep.to_str().unwrap(), "set", "a", "1"]).expect(0, "");
+    kvs(&deep, &["get", "a"]).expect(0, "1\n");
+    let output = command(root.path(), &["get", "a"]).env("KVS_DIR", &deep).output().unwrap();
+    assert_eq!(output.stdout, b"1\n");
+    kvs(root.path(), &["get", "a", "--dir", "elsewhere"]).expect(0, NOT_FOUND);
+    assert!(!root.path().join("elsewhere").exists());
+}
+
+#[test]
+fn values_of_any_bytes_from_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    kvs(dir, &[bytes(b"set"), bytes(b"\xff\xfe"), bytes(b"\x80")]).expect(0, "");
+    kvs(dir, &[bytes(b"get"), bytes(b"\xff\xfe")]).expect(0, b"\x80\n");
+    kvs(dir, &["set", "", ""]).expect(0, "");
+    kvs(dir, &["get", ""]).expect(0, "\n");
+    kvs(dir, &["set", "n", "-5"]).expect(0, "");
+    kvs(dir, &["get", "n"]).expect(0, "-5\n");
+    kvs_with_input(dir, &["set", "in", "-"], b"two\nlines\n\0").expect(0, "");
+    kvs(dir, &["get", "in", "-n"]).expect(0, b"two\nlines\n\0");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("value");
+    let large: Vec<u8> = (0..3_000_000).map(|at| (at % 251) as u8).collect();
+    fs::write(&file, &large).unwrap();
+    let file = file.to_str().unwrap();
+    kvs(dir, &["set", "large", "--file", file, "--compression", "zstd"]).expect(0, "");
+    kvs(dir, &["get", "-n", "large"]).expect(0, &large);
+    kvs(dir, &["set", "x", "--file", "/nowhere"]).fails(3, &["/nowhere"]);
+    kvs(dir, &["set", &"k".repeat(65_536), "v"]).fails(2, &["key", "65536", "65535"]);
+}
+
+#[test]
+fn a_directory_with_other_files_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+    kvs(dir.path(), &["set", "a", "b"]).fails(3, &["notes.txt", "not a key-value store"]);
+    kvs(dir.path(), &["get", "a"]).fails(3, &["not a key-value store"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn cas_changes_only_what_is_as_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    kvs(dir, &["cas", "a", "--expect", "0", "--set", "1"]).expect(1, NOT_FOUND);
+    kvs(dir, &["cas", "a", "--expect-missing", "--set", "1"]).expect(0, "");
+    kvs(dir, &["cas", "a", "--expect-missing", "--set", "2"]).expect(1, "1\n");
+    kvs(dir, &["cas", "a", "--expect", "1", "--set", "-2"]).expect(0, "");
+    kvs(dir, &["cas", "a", "--expect", "-2", "--rm"]).expect(0, "");
+    kvs(dir, &["get", "a"]).expect(0, NOT_FOUND);
+}
+
+#[test]
+fn dump_load_and_batch() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let lines = b"{\"key\":\"a\",\"value\":\"1\"}\n\n{\"key_base64\":\"/w==\",\"value\":\"2\"}\n{\"key\":\"c\",\"value\":\"3\"}\n";
+    kvs_with_input(one.path(), &["load"], lines).expect(0, "3\n");
+    kvs_with_input(
+        one.path(),
+        &["batch"],
+        b"{\"key\":\"c\",\"value\":null}\n{\"key\":\"d\",\"value\":\"4\"}",
+    )
+    .expect(0, "");
+    let dump = kvs(one.path(), &["dump"]).stdout();
+    assert_eq!(dump.lines().count(), 3, "{dump}");
+    kvs_with_input(two.path(), &["load", "--compression", "lz4"], dump.as_bytes()).expect(0, "3\n");
+    assert_eq!(kvs(two.path(), &["dump"]).stdout(), dump);
+    kvs(two.path(), &["get", "d"]).expect(0, "4\n");
+    let wrong = b"{\"key\":\"a\",\"value\":\"9\"}\n{\"key\":7,\"value\":\"x\"}\n";
+    kvs_with_input(two.path(), &["batch"], wrong).fails(2, &["line 2", "key is not a string"]);
+    kvs(two.path(), &["get", "a"]).expect(0, "1\n");
+    let nothing = tempfile::tempdir().unwrap();
+    kvs_with_input(nothing.path(), &["load"], b"nonsense").fails(2, &["line 1"]);
+    assert!(is_empty(nothing.path()));
+}
+
+#[test]
+fn compact_stats_verify_and_repair() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for round in 0..40 {
+        let lines = (0..50).map(|n| (n, round * 50 + n));
+        let lines = lines.map(|(key, n)| format!("{{\"key\":\"{key}\",\"value\":\"{n:0500}\"}}\n"));
+        kvs_with_input(dir, &["load"], lines.collect::<String>().as_bytes()).expect(0, "50\n");
+    }
+    let stats = |name: &str| {
+        let text = kvs(dir, &["stats", "--json"]).stdout();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()[name].as_u64().unwrap()
+    };
+    assert_eq!(stats("keys"), 50);
+    let before = stats("log_bytes");
+    let sizes = kvs(dir, &["compact"]).stdout();
+    let after = stats("log_bytes");
+    assert_eq!(sizes, format!("{before} {after}\n"));
+    assert!(after < 60_000 && before > 2 * after, "{before} {after}");
+    kvs(dir, &["get", "7"]).expect(0, format!("{:0500}\n", 1957));
+    assert!(kvs(dir, &["stats"]).stdout().contains("keys                             50\n"));
+    kvs(dir, &["verify"]).expect(0, "50 commands, 50 of them in use, 0 damaged\n");
+
+    // One byte of one value.
+    let log = dir.join("log");
+    let newest = fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().path());
+    let newest = newest.filter(|path| path.extension().is_some_and(|is| is == "seg")).max().unwrap();
+    let mut bytes = fs::read(&newest).unwrap();
+    let at = bytes.windows(4).position(|four| four == b"1957").expect("the value lies there");
+    bytes[at] ^= 1;
+    fs::write(&newest, bytes).unwrap();
+    kvs(dir, &["get", "7"]).fails(4, &["data-", "corruption"]);
+    kvs(dir, &["get", "8"]).expect(0, format!("{:0500}\n", 1958));
+    let report = kvs(dir, &["verify"]).fails(4, &[]);
+    assert!(report.stdout().contains("1 damaged"), "{}", report.stdout());
+    let report = kvs(dir, &["repair"]).stdout();
+    assert!(report.contains("left out: segment") && report.contains("49 keys"), "{report}");
+    kvs(dir, &["get", "7"]).expect(0, NOT_FOUND);
+    kvs(dir, &["set", "7", "again"]).expect(0, "");
+    kvs(dir, &["get", "7"]).expect(0, "again\n");
+    let nothing = tempfile::tempdir().unwrap();
+    kvs(nothing.path(), &["stats"]).fails(3, &["not a key-value store"]);
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = kvs(dir.path(), &["completions", shell]).stdout();
+        assert!(script.contains("compact") && script.contains("repair"), "{shell}");
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_printed_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    kvs(dir.path(), &["set", "a", "b"]).expect(0, "");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command(dir.path(), &["get", "a"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("standard output"));
+    let mut child = spawn(&mut command(dir.path(), &["set", "c", "-"]));
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success(), "an empty value");
+    kvs(dir.path(), &["get", "c"]).expect(0, "\n");
+}

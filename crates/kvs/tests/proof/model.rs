@@ -1,0 +1,192 @@
+//! Random commands against a `BTreeMap`, with reopening, checkpoints and compaction among them.
+
+use std::path::Path;
+
+use kvs::{Compression, KvStore, Options};
+use lsfs::io::SimDisk;
+use proptest::prelude::*;
+
+use crate::support::{budget, sim_env};
+use crate::{Command, DIR, Model, buffered, expect, options};
+
+const KEYS: u64 = 40;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Do(Command),
+    Buffered(Command),
+    Checkpoint,
+    Compact,
+    /// Closed, or only dropped with all that the system was not given.
+    Reopen(bool),
+    Kill,
+    LoseIndex,
+}
+
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        6 => (any::<u8>(), 0..300usize).prop_map(|(byte, len)| vec![byte; len]),
+        1 => (any::<u8>(), 0..9_000usize).prop_map(|(byte, len)| vec![byte; len]),
+    ]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let change = || (0..KEYS, prop::option::weighted(0.7, value()));
+    prop_oneof![
+        8 => (0..KEYS, value()).prop_map(|(n, value)| Command::Put(n, value)),
+        3 => (0..KEYS).prop_map(Command::Delete),
+        2 => prop::collection::vec(change(), 0..12).prop_map(Command::Batch),
+        2 => (change(), any::<bool>()).prop_map(|((n, value), agrees)| Command::Swap(n, agrees, value)),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        30 => command().prop_map(Op::Do),
+        10 => command().prop_map(Op::Buffered),
+        2 => Just(Op::Checkpoint),
+        2 => Just(Op::Compact),
+        2 => any::<bool>().prop_map(Op::Reopen),
+        1 => Just(Op::Kill),
+        1 => Just(Op::LoseIndex),
+    ]
+}
+
+/// A store that is opened again and again.
+struct Reopened {
+    disk: SimDisk,
+    seed: u64,
+    compression: Compression,
+    store: Option<KvStore>,
+}
+
+impl Reopened {
+    fn open(&mut self) {
+        self.seed += 1;
+        let env = sim_env(&self.disk, self.seed);
+        let background = !self.seed.is_multiple_of(3);
+        let options = Options { compression: self.compression, background, ..options(env) };
+        self.store = Some(KvStore::open_with(DIR, options).unwrap());
+    }
+
+    fn store(&self) -> &KvStore {
+        self.store.as_ref().unwrap()
+    }
+
+    fn close(&mut self, explicitly: bool) {
+        if explicitly {
+            self.store().close().unwrap();
+        }
+        self.store = None;
+    }
+}
+
+fn behaves(ops: Vec<Op>, seed: u64) {
+    let disk = SimDisk::new(seed);
+    let compression = [Compression::None, Compression::Lz4, Compression::Zstd][(seed % 3) as usize];
+    let mut tested = Reopened { disk, seed: seed * 1000, compression, store: None };
+    tested.open();
+    let mut model = Model::new();
+    for op in ops {
+        match op {
+            Op::Do(command) => {
+                command.run(tested.store(), &model).unwrap();
+                model = command.model(&model);
+            }
+            Op::Buffered(command) => {
+                command.run(&buffered(tested.store()), &model).unwrap();
+                model = command.model(&model);
+            }
+            Op::Checkpoint => tested.store().checkpoint().unwrap(),
+            Op::Compact => tested.store().compact(|_| true).unwrap(),
+            Op::Reopen(explicitly) => {
+                tested.close(explicitly);
+                tested.open();
+            }
+            Op::Kill => {
+                // Buffered commands may be lost by it, so they are made durable first.
+                tested.store().sync().unwrap();
+                tested.disk = tested.disk.restart();
+                tested.store = None;
+                tested.open();
+            }
+            Op::LoseIndex => {
+                tested.close(true);
+                for path in tested.disk.paths() {
+                    if path.starts_with(Path::new(DIR).join("checkpoint")) {
+                        tested.disk.truncate_raw(&path, 0).unwrap();
+                    }
+                }
+                tested.open();
+                assert!(tested.store().open_report().rebuilt);
+            }
+        }
+        expect(tested.store(), &model, KEYS, "after each step");
+    }
+    tested.close(true);
+    tested.open();
+    expect(tested.store(), &model, KEYS, "at the end");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: budget("KVS_MODEL_CASES", 60) as u32,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn behaves_like_a_map(ops in prop::collection::vec(op(), 1..120), seed in 0..1_000_000u64) {
+        behaves(ops, seed);
+    }
+}
+
+#[test]
+fn overwriting_everything_ten_times_leaves_little() {
+    let disk = SimDisk::new(3);
+    let options = Options { segment_bytes: 256 << 10, ..options(sim_env(&disk, 3)) };
+    let store = buffered(&KvStore::open_with(DIR, options).unwrap());
+    let value = |round: u64| vec![round as u8; 100];
+    for round in 0..10 {
+        for n in 0..6_000u64 {
+            // Another order in each round.
+            store.put((n * 7_919 % 6_000 * (round + 1) % 6_000).to_le_bytes(), value(round)).unwrap();
+        }
+        for n in 0..6_000u64 {
+            store.put(n.to_le_bytes(), value(round)).unwrap();
+        }
+    }
+    store.sync().unwrap();
+    let stats = store.stats();
+    let live = stats.log_bytes - stats.stale_bytes;
+    let amplification = stats.log_bytes as f64 / live as f64;
+    assert_eq!(stats.keys, 6_000);
+    assert!(amplification <= 1.5, "in the middle of it: {amplification:.2}, {stats:?}");
+    store.compact(|_| true).unwrap();
+    let stats = store.stats();
+    let amplification = stats.log_bytes as f64 / (stats.log_bytes - stats.stale_bytes) as f64;
+    assert!(amplification <= 1.1, "compacted: {amplification:.2}, {stats:?}");
+    for n in 0..6_000u64 {
+        assert_eq!(store.get_bytes(n.to_le_bytes()).unwrap(), Some(value(9)));
+    }
+}
+
+#[test]
+fn removed_keys_give_all_their_space_back() {
+    let disk = SimDisk::new(4);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 4))).unwrap();
+    let fast = buffered(&store);
+    for n in 0..3_000u64 {
+        fast.put(n.to_le_bytes(), [7; 60]).unwrap();
+    }
+    for n in 0..3_000u64 {
+        assert!(fast.delete(n.to_le_bytes()).unwrap());
+    }
+    store.compact(|_| true).unwrap();
+    let stats = store.stats();
+    assert_eq!(stats.keys, 0);
+    assert!(stats.log_bytes < 20_000, "of 180,000 written: {stats:?}");
+    drop((store, fast));
+    let store = KvStore::open_with(DIR, Options { repair: true, ..options(sim_env(&disk, 5)) }).unwrap();
+    assert!(store.open_report().rebuilt);
+    assert_eq!(store.stats().keys, 0, "also without the index");
+}

@@ -1,0 +1,276 @@
+//! The library on the real disk, as its users call it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use kvs::{
+    Batch, Compression, Durability, Error, KEY_BYTES_MAX, KvStore, KvsEngine, Options, Result, Swap,
+    VALUE_BYTES_MAX,
+};
+use tempfile::TempDir;
+
+fn temporary() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Bytes of all files below a directory.
+fn size_of(dir: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    entries
+        .map(
+            |entry| {
+                if entry.path().is_dir() { size_of(&entry.path()) } else { entry.metadata().unwrap().len() }
+            },
+        )
+        .sum()
+}
+
+#[test]
+fn sets_gets_and_removes_strings() -> Result<()> {
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?;
+    store.set("key1".to_string(), "value1".to_string())?;
+    store.set("key2".to_string(), "value2".to_string())?;
+    assert_eq!(store.get("key1".to_string())?, Some("value1".to_string()));
+    store.set("key1".to_string(), "value3".to_string())?;
+    assert_eq!(store.get("key1".to_string())?, Some("value3".to_string()));
+    store.remove("key2".to_string())?;
+    assert_eq!(store.get("key2".to_string())?, None);
+    let error = store.remove("key2".to_string()).unwrap_err();
+    assert!(matches!(error, Error::KeyNotFound) && error.to_string().contains("not found"), "{error}");
+    assert_eq!(store.get("never".to_string())?, None);
+    drop(store);
+    let store = KvStore::open(dir.path())?;
+    assert_eq!(store.get("key1".to_string())?, Some("value3".to_string()));
+    assert_eq!(store.get("key2".to_string())?, None);
+    assert_eq!(store.stats().keys, 1);
+    Ok(())
+}
+
+/// What a program that can take any engine does.
+fn count_up<E: KvsEngine>(engine: &E, key: &str) -> Result<u32> {
+    let next = engine.get(key.to_string())?.map_or(0, |text| text.parse().unwrap()) + 1;
+    engine.set(key.to_string(), next.to_string())?;
+    Ok(next)
+}
+
+#[test]
+fn an_engine_is_shared_by_cloning_it() -> Result<()> {
+    fn is_shared<T: Clone + Send + Sync + 'static>(_: &T) {}
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?;
+    is_shared(&store);
+    let clone = store.clone();
+    assert_eq!(thread::spawn(move || count_up(&clone, "n")).join().unwrap()?, 1);
+    assert_eq!(count_up(&store, "n")?, 2);
+    KvsEngine::remove(&store, "n".to_string())?;
+    assert!(matches!(KvsEngine::remove(&store, "n".to_string()), Err(Error::KeyNotFound)));
+    Ok(())
+}
+
+#[test]
+fn any_bytes_and_all_sizes() -> Result<()> {
+    let dir = temporary();
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+        let store = KvStore::open_with(dir.path(), Options { compression, ..Options::default() })?;
+        let largest: Vec<u8> = (0..VALUE_BYTES_MAX).map(|at| (at / 1000) as u8).collect();
+        let pairs: [(&[u8], &[u8]); 5] = [
+            (b"", b""),
+            (b"", b"a value for the empty key"),
+            (b"\0\xff\n", b"\xff\xfe\0"),
+            (&[b'k'; KEY_BYTES_MAX], b"of the longest key"),
+            (b"large", &largest),
+        ];
+        for (key, value) in pairs {
+            store.put(key, value)?;
+            assert!(
+                store.get_bytes(key)?.as_deref() == Some(value),
+                "{compression:?}, {} bytes",
+                value.len()
+            );
+        }
+        drop(store);
+        let store = KvStore::open(dir.path())?;
+        for (key, value) in &pairs[1..] {
+            assert!(store.get_bytes(key)?.as_deref() == Some(value), "{compression:?} after a reopen");
+        }
+    }
+    let store = KvStore::open(dir.path())?;
+    let error = store.put(vec![0; KEY_BYTES_MAX + 1], b"").unwrap_err();
+    assert!(matches!(error, Error::TooLarge { what: "key", size_bytes: 65_536, limit_bytes: 65_535 }));
+    let error = store.put(b"k", vec![0; VALUE_BYTES_MAX + 1]).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { what: "value", .. }));
+    let mut batch = Batch::new();
+    for n in 0..3u8 {
+        batch.put([n], vec![0; 30 << 20]);
+    }
+    assert!(matches!(store.write(&batch), Err(Error::TooLarge { what: "batch", .. })));
+    store.put("binary", b"ab\xff")?;
+    let error = store.get("binary".to_string()).unwrap_err();
+    assert!(matches!(&error, Error::NotUtf8 { valid_up_to: 2, .. }), "{error}");
+    Ok(())
+}
+
+#[test]
+fn batches_and_swaps() -> Result<()> {
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?;
+    store.write(&Batch::new())?;
+    store.put("a", "0")?;
+    let mut batch = Batch::new();
+    batch.put("a", "1").put("b", "2").delete("c").put("d", "3").delete("d").put("a", "4");
+    assert_eq!((batch.len(), batch.is_empty()), (6, false));
+    store.write(&batch)?;
+    let values = store.multi_get(&["a", "b", "c", "d"])?;
+    assert_eq!(values, [Some(b"4".to_vec()), Some(b"2".to_vec()), None, None]);
+    assert!(store.contains("a")? && !store.contains("d")?);
+    assert_eq!(store.compare_and_swap("a", Some(b"4"), Some(b"5"))?, Swap::Done);
+    let current = Some(b"5".to_vec());
+    assert_eq!(
+        store.compare_and_swap("a", Some(b"4"), Some(b"6"))?,
+        Swap::Differs { current: current.clone() }
+    );
+    assert_eq!(store.compare_and_swap("a", None, Some(b"6"))?, Swap::Differs { current });
+    assert_eq!(store.compare_and_swap("new", None, Some(b"1"))?, Swap::Done);
+    assert_eq!(store.compare_and_swap("new", Some(b"1"), None)?, Swap::Done);
+    assert_eq!(store.compare_and_swap("new", None, None)?, Swap::Done);
+    assert_eq!(store.get_bytes("new")?, None);
+    assert_eq!(store.stats().keys, 2);
+    Ok(())
+}
+
+#[test]
+fn swaps_of_many_threads_count_right() -> Result<()> {
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?.with_durability(Durability::Buffer);
+    let add = |store: &KvStore| -> Result<()> {
+        loop {
+            let current = store.get_bytes("n")?;
+            let number: u64 =
+                current.as_ref().map_or(0, |text| String::from_utf8_lossy(text).parse().unwrap());
+            let next = (number + 1).to_string();
+            if store.compare_and_swap("n", current.as_deref(), Some(next.as_bytes()))? == Swap::Done {
+                return Ok(());
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| (0..200).for_each(|_| add(&store).unwrap()));
+        }
+    });
+    assert_eq!(store.get("n".to_string())?, Some("1600".to_string()));
+    Ok(())
+}
+
+#[test]
+fn a_thousand_threads_set_and_get_through_clones() -> Result<()> {
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?;
+    let right = Arc::new(AtomicU64::new(0));
+    let threads: Vec<_> = (0..1000)
+        .map(|n| {
+            let (store, right) = (store.clone(), Arc::clone(&right));
+            let body = move || {
+                let (key, value) = (format!("key{n}"), format!("value{n}"));
+                store.set(key.clone(), value.clone()).unwrap();
+                assert_eq!(store.get(key).unwrap(), Some(value));
+                right.fetch_add(1, Ordering::Relaxed);
+            };
+            thread::Builder::new().stack_size(256 << 10).spawn(body).unwrap()
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(right.load(Ordering::Relaxed), 1000);
+    drop(store);
+    let store = KvStore::open(dir.path())?;
+    for n in 0..1000 {
+        assert_eq!(store.get(format!("key{n}"))?, Some(format!("value{n}")));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_thousand_keys_overwritten_a_thousand_times_shrink_and_reopen_right() -> Result<()> {
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?.with_durability(Durability::Buffer);
+    let (mut largest, mut has_shrunk) = (0, false);
+    for round in 0..1000 {
+        for n in 0..1000 {
+            store.put(format!("key{n}"), format!("value {round} of a key with a number"))?;
+        }
+        let size = size_of(dir.path());
+        has_shrunk |= size < largest;
+        largest = largest.max(size);
+    }
+    assert!(has_shrunk, "at most {largest} bytes");
+    assert!(largest < 16 << 20, "60 MB were written, the directory had {largest} bytes");
+    drop(store);
+    let store = KvStore::open(dir.path())?;
+    for n in 0..1000 {
+        let value = store.get(format!("key{n}"))?;
+        assert_eq!(value, Some("value 999 of a key with a number".to_string()), "key{n}");
+    }
+    assert_eq!(store.open_report().replayed, 0, "a clean close leaves nothing to replay");
+    Ok(())
+}
+
+#[test]
+fn a_small_index_budget_only_costs_speed() -> Result<()> {
+    let dir = temporary();
+    let options = || Options { index_bytes: 64 << 10, ..Options::default() };
+    let store = KvStore::open_with(dir.path(), options())?.with_durability(Durability::Buffer);
+    for n in 0..40_000u64 {
+        store.put(n.to_le_bytes(), n.to_string())?;
+    }
+    let stats = store.stats();
+    assert!(stats.index_pages > 60 && stats.index_memory_bytes < 100_000, "{stats:?}");
+    store.sync()?;
+    drop(store);
+    let store = KvStore::open_with(dir.path(), options())?;
+    for n in (0..40_000u64).step_by(37) {
+        assert_eq!(store.get_bytes(n.to_le_bytes())?, Some(n.to_string().into_bytes()));
+    }
+    assert_eq!(store.verify()?.live, 40_000);
+    Ok(())
+}
+
+#[test]
+fn what_is_exported_can_be_imported() -> Result<()> {
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?.with_durability(Durability::Buffer);
+    let mut model = BTreeMap::new();
+    for n in 0..500u64 {
+        let (key, value) = (format!("key {}", n % 300).into_bytes(), n.to_le_bytes().to_vec());
+        store.put(&key, &value)?;
+        model.insert(key, value);
+    }
+    store.delete("key 7")?;
+    model.remove(&b"key 7"[..]);
+    let mut text = Vec::new();
+    assert_eq!(store.export(&mut text)?, 299);
+    let mut lines = kvs::JsonLines::new(&text[..]);
+    let mut found = BTreeMap::new();
+    while let Some((key, value)) = lines.next_change().unwrap() {
+        found.insert(key, value.unwrap());
+    }
+    assert_eq!(found, model);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert!(matches!(store.export(full), Err(Error::Export(_))));
+    Ok(())
+}
+
+#[test]
+fn a_closed_store_refuses_writes_and_can_be_opened_again() -> Result<()> {
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?;
+    store.put("a", "b")?;
+    store.close()?;
+    assert!(store.put("c", "d").is_err());
+    let again = KvStore::open(dir.path())?;
+    assert_eq!(again.get_bytes("a")?, Some(b"b".to_vec()));
+    assert!(KvStore::open(dir.path()).unwrap_err().is_locked());
+    Ok(())
+}
