@@ -79,6 +79,7 @@ fn manifest() -> Manifest {
         epoch: 3,
         closed: false,
         first_index: 1500,
+        active_bytes: 1 << 20,
         segments: vec![sealed, active],
         lost: vec![],
     }
@@ -86,7 +87,7 @@ fn manifest() -> Manifest {
 
 #[expect(clippy::single_range_in_vec_init, reason = "one lost range")]
 fn manifest_with_lost() -> Manifest {
-    Manifest { lost: vec![2000..2010], ..manifest() }
+    Manifest { lost: vec![2000..2010], active_bytes: 0, ..manifest() }
 }
 
 const FRAME_HEADER: FrameHeader =

@@ -30,6 +30,13 @@ pub(crate) enum Reason {
     Chain(String),
 }
 
+impl Fault {
+    /// The block itself is at fault.
+    pub(crate) fn of_block(block: u32, fault: BlockFault) -> Self {
+        Fault { block, offset: 0, reason: fault.into() }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.reason)
@@ -148,6 +155,8 @@ pub(crate) struct Records {
     epoch: u32,
     next_index: Option<u64>,
     assembly: Option<Assembly>,
+    /// Block and offset behind the last slice that followed.
+    verified: Option<(u32, u16)>,
     /// Block and offset behind the last record that ended, and the index after it.
     ended: Option<((u32, u16), u64)>,
     assembled: Vec<u8>,
@@ -172,6 +181,7 @@ impl Records {
             epoch: 0,
             next_index,
             assembly: None,
+            verified: None,
             ended: None,
             assembled: Vec::new(),
             collect,
@@ -210,6 +220,11 @@ impl Records {
         self.ended
     }
 
+    /// Block and offset behind the last slice that verified and followed.
+    pub(crate) fn verified(&self) -> Option<(u32, u16)> {
+        self.verified
+    }
+
     /// The record begun but not ended: its index and the block of its first slice.
     pub(crate) fn unfinished(&self) -> Option<(u64, u32)> {
         self.assembly.as_ref().map(|assembly| (assembly.index, assembly.start.0))
@@ -245,6 +260,7 @@ impl Records {
                 .map_err(|fault| self.fault(fault))?;
             let found = self.take_slice(&slice, image_start)?;
             self.offset = slice.end();
+            self.verified = Some((self.block, self.offset as u16));
             if self.assembly.is_none() {
                 self.ended = Some(((self.block, self.offset as u16), slice.index + 1));
             }

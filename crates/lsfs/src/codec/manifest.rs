@@ -33,6 +33,8 @@ pub struct Manifest {
     pub closed: bool,
     /// Records below this index are purged.
     pub first_index: u64,
+    /// Bytes of the active segment's file, which gets no shorter while it is active; 0 if they are not known.
+    pub active_bytes: u64,
     /// Segments in index order; the last is active.
     pub segments: Vec<SegmentEntry>,
     /// Records that a repair found to be lost: acknowledged once, and no longer to be read.
@@ -73,12 +75,14 @@ const VERSION_LOST: u32 = 2;
 const FIXED_BYTES: usize = 48;
 const ENTRY_BYTES: usize = 32;
 const LOST_BYTES: usize = 16;
+/// The length of the active file, at the very end if it is known.
+const LENGTH_BYTES: usize = 8;
 
 impl Manifest {
     /// The manifest's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let variable = self.segments.len() * ENTRY_BYTES + self.lost.len() * LOST_BYTES;
-        let mut bytes = Vec::with_capacity(FIXED_BYTES + variable);
+        let mut bytes = Vec::with_capacity(FIXED_BYTES + variable + LENGTH_BYTES);
         let version = if self.lost.is_empty() { VERSION } else { VERSION_LOST };
         bytes.extend(MAGIC.to_le_bytes());
         bytes.extend(version.to_le_bytes());
@@ -97,6 +101,9 @@ impl Manifest {
         for range in &self.lost {
             bytes.extend(range.start.to_le_bytes());
             bytes.extend(range.end.to_le_bytes());
+        }
+        if self.active_bytes > 0 {
+            bytes.extend(self.active_bytes.to_le_bytes());
         }
         bytes
     }
@@ -118,10 +125,14 @@ impl Manifest {
         };
         let count = fields.u32(44);
         let entries_end = FIXED_BYTES as u64 + u64::from(count) * ENTRY_BYTES as u64;
-        if bytes.len() as u64 != entries_end + u64::from(lost_count) * LOST_BYTES as u64 {
-            return Err(ManifestFault::Length { segments: count, lost: lost_count, found: bytes.len() });
-        }
-        let (entries, lost) = bytes[FIXED_BYTES..].split_at(entries_end as usize - FIXED_BYTES);
+        let lost_end = entries_end + u64::from(lost_count) * LOST_BYTES as u64;
+        let active_bytes = match (bytes.len() as u64).checked_sub(lost_end) {
+            Some(0) => 0,
+            Some(8) => fields.u64(lost_end as usize),
+            _ => return Err(ManifestFault::Length { segments: count, lost: lost_count, found: bytes.len() }),
+        };
+        let (entries, lost) =
+            bytes[FIXED_BYTES..lost_end as usize].split_at(entries_end as usize - FIXED_BYTES);
         let segments: Vec<SegmentEntry> = entries
             .chunks_exact(ENTRY_BYTES)
             .map(|entry| {
@@ -160,6 +171,7 @@ impl Manifest {
             epoch: fields.u32(24),
             closed: fields.u32(28) != 0,
             first_index,
+            active_bytes,
             segments,
             lost,
         })
@@ -207,6 +219,7 @@ mod tests {
             epoch: 5,
             closed: true,
             first_index: 3,
+            active_bytes: 40_000,
             segments: vec![entry(0), entry(10), entry(20)],
             lost: vec![],
         }
@@ -249,6 +262,9 @@ mod tests {
     fn contradictions_are_refused() {
         let bytes = manifest().encode();
         assert!(matches!(Manifest::decode(&bytes[..bytes.len() - 1]), Err(ManifestFault::Length { .. })));
+        let uncounted = Manifest { active_bytes: 0, ..manifest() };
+        assert_eq!(Manifest::decode(&bytes[..bytes.len() - 8]), Ok(uncounted.clone()));
+        assert_eq!(uncounted.encode().len(), bytes.len() - 8);
         assert!(matches!(Manifest::decode(&[0; 48]), Err(ManifestFault::Magic(0))));
         let mut newer = bytes.clone();
         newer[4] = 3;

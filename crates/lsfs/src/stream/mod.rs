@@ -491,6 +491,7 @@ fn create(
     remove_unnamed(env, dir, &space, &[])?;
     let base_index = options.first_index;
     let spare = space.first()?;
+    let active_bytes = spare.len;
     let segment = recorder::create_segment(
         env,
         dir,
@@ -505,6 +506,7 @@ fn create(
         epoch: 1,
         closed: false,
         first_index: base_index,
+        active_bytes,
         segments: vec![active.entry()],
         lost: Vec::new(),
     };
@@ -542,6 +544,8 @@ fn recover(
     let was_closed = manifest.closed;
     manifest.epoch += u32::from(!mutant::is(Mutant::NoEpochAtOpen));
     manifest.closed = false;
+    manifest.active_bytes =
+        open.file.len().map_err(|error| Error::io("measure", active.segment.path(), error))?;
     manifest.segments.pop();
     manifest.segments.push(active.entry());
     pair.set(&manifest.encode())?;

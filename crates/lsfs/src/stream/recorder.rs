@@ -1106,6 +1106,7 @@ impl ManifestFile {
         self.value.epoch = tail.epoch;
         self.value.closed = tail.closed;
         self.value.first_index = tail.first_index;
+        self.value.active_bytes = tail.capacity_bytes;
         self.value.segments = tail.sealed.iter().map(Extent::entry).chain([active]).collect();
         self.value.clip_lost();
         drop(tail);

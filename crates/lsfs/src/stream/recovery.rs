@@ -1,10 +1,13 @@
 //! Finding the end of the active segment; the steps are those of docs/durability.md, "Recovery".
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::block::{Fault, Reason, Records, Step};
-use crate::codec::{BLOCK_HEADER_BYTES, BlockFault, BlockHeader, FileHeader, Manifest, SegmentEntry};
+use crate::codec::{
+    BLOCK_HEADER_BYTES, BlockFault, BlockHeader, FileHeader, Manifest, SegmentEntry, SliceView,
+};
 use crate::directory;
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
@@ -32,7 +35,9 @@ impl Layout {
         let path = directory::segment_path(dir, active.base_index);
         let file = match env.disk.open(&path, OpenMode::Read, ANY_UNIT_BYTES) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing(dir, active)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::Corrupt(Box::new(missing(dir, active))));
+            }
             Err(error) => return Err(Error::io("open", &path, error)),
         };
         let header = read_file_header(&*file, ANY_UNIT_BYTES)?;
@@ -57,29 +62,35 @@ impl Layout {
         Ok(Layout { sealed: extents, active, header, leftovers: false, damage: None })
     }
 
-    /// The segments with the end of the active one found on the disk.
+    /// The segments with the end of the active one found on the disk. A named file that is missing or short is damage.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if a named file is missing, or if a file shows that a newer manifest was lost.
+    /// [`Error::Corrupt`] if the active segment's file or its header is lost, or if a file shows that a newer manifest
+    /// was lost.
     pub(crate) fn find(env: &Env, dir: &Path, manifest: &Manifest, mode: OpenMode) -> Result<Layout> {
         let mut layout = Layout::named(env, dir, manifest, mode)?;
-        check_names(env, dir, manifest, layout.header.block_bytes as usize)?;
-        let found = find_end(&layout.active.segment, manifest.active(), manifest.epoch)?;
+        let missing = check_names(env, dir, manifest, &layout.sealed)?;
+        let found = find_end(&layout.active.segment, manifest)?;
         layout.active.end_position = found.end_position;
         layout.active.next_index = found.next_index;
         layout.leftovers = found.leftovers;
-        layout.damage = found.damage;
+        layout.damage = missing.or(found.damage);
         Ok(layout)
     }
 }
 
-fn missing(dir: &Path, entry: &SegmentEntry) -> Error {
-    let path = directory::segment_path(dir, entry.base_index);
-    Error::corrupt(&path, 0, Some(entry.base_index..entry.next_index), "the segment's file is missing")
+fn missing(dir: &Path, entry: &SegmentEntry) -> Corruption {
+    Corruption {
+        path: directory::segment_path(dir, entry.base_index),
+        position: 0,
+        records: Some(entry.base_index..entry.next_index),
+        reason: "the segment's file is missing or has no header".to_string(),
+    }
 }
 
-/// Compares the directory with the manifest.
-fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -> Result<()> {
+/// Compares the directory with the manifest; answers the first sealed segment that is missing or short. (Of the active
+/// one the file was just opened, and its end is looked for.)
+fn check_names(env: &Env, dir: &Path, manifest: &Manifest, sealed: &[Extent]) -> Result<Option<Corruption>> {
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
     let on_disk: std::collections::BTreeMap<u64, u64> = entries
         .iter()
@@ -89,28 +100,32 @@ fn check_names(env: &Env, dir: &Path, manifest: &Manifest, block_bytes: usize) -
         .iter()
         .filter_map(|entry| directory::rewritten_of(&entry.name).map(|name| (name, entry.len)))
         .collect();
-    for entry in &manifest.segments {
-        // A repair has named what is lost of a sealed segment.
-        let is_sealed = entry.base_index < manifest.active().base_index;
+    refuse_orphans(env, dir, Some(manifest))?;
+    for (entry, extent) in manifest.segments.iter().zip(sealed) {
+        let block_bytes = extent.segment.block_bytes as u64;
+        // A repair has named what is lost.
         let held = entry.base_index.max(manifest.first_index)..entry.next_index;
         let last_is_lost = held.is_empty() || manifest.lost_range_of(held.end - 1).is_some();
         let all_is_lost = held.is_empty()
             || manifest.lost_range_of(held.end - 1).is_some_and(|lost| lost.start <= held.start);
         let rewritten = rewritten.get(&(entry.base_index, entry.segment_id));
         match rewritten.or_else(|| on_disk.get(&entry.base_index)) {
-            None if is_sealed && all_is_lost => {}
-            None => return Err(missing(dir, entry)),
-            Some(_) if is_sealed && last_is_lost => {}
-            Some(&len) if len < entry.end_position.next_multiple_of(block_bytes as u64) => {
-                let path = directory::segment_path(dir, entry.base_index);
-                let records = Some(entry.base_index..entry.next_index);
+            None if all_is_lost => {}
+            None => return Ok(Some(missing(dir, entry))),
+            Some(_) if last_is_lost => {}
+            Some(&len) if len < entry.end_position.next_multiple_of(block_bytes) => {
                 let reason = format!("the file has {len} bytes, {} were durable", entry.end_position);
-                return Err(Error::corrupt(&path, len, records, reason));
+                let fault =
+                    Fault { block: (len / block_bytes) as u32, offset: 0, reason: Reason::Chain(reason) };
+                let found = Search::new(&extent.segment, 0)
+                    .and_then(|mut search| search.damaged_at(fault, Watermark::named(entry)));
+                // Without a header it is no segment any more.
+                return Ok(found.map_or_else(|_| Some(missing(dir, entry)), |found| found.damage));
             }
             Some(_) => {}
         }
     }
-    refuse_orphans(env, dir, Some(manifest))
+    Ok(None)
 }
 
 /// Looks at the segments that the manifest does not name: leftovers of changes cut short, unless one holds records
@@ -168,6 +183,9 @@ pub(crate) struct Watermark {
     pub(crate) index: u64,
 }
 
+/// Blocks are read in runs of this many where many are read.
+const RUN_BLOCKS_MAX: u32 = 256;
+
 struct Search<'a> {
     segment: &'a Segment,
     /// Blocks behind the known end count only from this epoch on.
@@ -176,24 +194,34 @@ struct Search<'a> {
     block: AlignedBuf,
 }
 
-/// Finds the end of `segment`, of which the manifest knows `known` at `epoch`.
+/// Finds the end of `segment`, the active one of the manifest.
 ///
 /// Cost: a logarithmic number of single-block reads, one look ahead of the in-flight limit, and the verification of
 /// what lies behind the highest watermark.
-pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> Result<FoundEnd> {
+pub(crate) fn find_end(segment: &Segment, manifest: &Manifest) -> Result<FoundEnd> {
+    let (known, epoch) = (manifest.active(), manifest.epoch);
     let open = segment.open()?;
     let block_bytes = segment.block_bytes as u64;
-    let len = open.file.len().map_err(|error| Error::io("measure", segment.path(), error))?;
-    let file_blocks = u32::try_from(len / block_bytes).unwrap_or(u32::MAX);
-    let mut search = Search { segment, epoch, file_blocks, block: AlignedBuf::zeroed(segment.block_bytes) };
+    let mut search = Search::new(segment, epoch)?;
+    let file_blocks = search.file_blocks;
 
-    // 1. The block with the last byte known durable must be there.
+    // 1. The file must have its length, unless the manifest knows the end, and the block with the last byte known durable.
+    let len = open.file.len().map_err(|error| Error::io("measure", segment.path(), error))?;
+    if len < manifest.active_bytes && !manifest.closed {
+        let reason = format!("the file has {len} bytes, it had {}", manifest.active_bytes);
+        let end = search.proven_end(known)?;
+        let fault = Fault { block: file_blocks, offset: 0, reason: Reason::Chain(reason) };
+        return search.damaged_at(fault, end);
+    }
     let known_block = (known.end_position.saturating_sub(1) / block_bytes) as u32;
     let mut tail = None;
     if known_block > 0 {
         match search.header(known_block)? {
             Ok(header) => tail = Some(header),
-            Err(fault) => return Ok(search.damaged_at(known, known_block, fault)),
+            Err(fault) => {
+                let end = search.proven_end(known)?;
+                return search.damaged_at(Fault::of_block(known_block, fault), end);
+            }
         }
     }
 
@@ -206,11 +234,11 @@ pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> R
     // A block of a later epoch was written under a later manifest.
     if let Some(header) = tail.filter(|header| header.epoch > epoch) {
         let reason = BlockFault::Epoch { found: header.epoch, manifest: epoch };
-        return Ok(search.damaged_at(known, header.block_number, reason));
+        return search.damaged_at(Fault::of_block(header.block_number, reason), Watermark::named(known));
     }
 
     // 3. Look ahead one in-flight limit: a block there may prove that more was durable.
-    let durable = Watermark { position: known.end_position, index: known.next_index };
+    let durable = Watermark::named(known);
     let live_tail = tail.filter(|header| header.epoch >= epoch);
     let seen = live_tail.map_or(durable, |header| durable.max(Watermark::of(&header)));
     let ahead_blocks = open.header.in_flight_bytes / segment.block_bytes as u32 + 1;
@@ -222,22 +250,9 @@ pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> R
     let walked = search.walk(known, seen, last)?;
 
     // 5. Below a watermark that is corruption; above it a torn write.
-    if walked.fault_position < proven.position && !mutant::is(Mutant::DamageTruncated) {
-        // The walk began at a watermark; from the known end on, the first damage is found, and what lies before it.
-        let first = search.walk(known, durable, last)?;
-        let damaged = if first.fault_position < walked.fault_position { &first } else { &walked };
-        let damage = Corruption {
-            path: segment.path().to_path_buf(),
-            position: damaged.fault_position,
-            records: Some(first.next_index..proven.index.max(first.next_index + 1)),
-            reason: damaged.reason.clone(),
-        };
-        return Ok(FoundEnd {
-            end_position: proven.position,
-            next_index: proven.index,
-            leftovers: false,
-            damage: Some(damage),
-        });
+    if !walked.reaches(proven.position, block_bytes) && !mutant::is(Mutant::DamageTruncated) {
+        let end = search.proven_end(known)?;
+        return search.damaged_at(walked.fault, end);
     }
     let (end_block, end_used) = (walked.end_position / block_bytes, walked.end_position % block_bytes);
     let leftovers = if end_used == 0 {
@@ -250,6 +265,10 @@ pub(crate) fn find_end(segment: &Segment, known: &SegmentEntry, epoch: u32) -> R
 }
 
 impl Watermark {
+    fn named(known: &SegmentEntry) -> Self {
+        Watermark { position: known.end_position, index: known.next_index }
+    }
+
     pub(crate) fn of(header: &BlockHeader) -> Self {
         Watermark { position: header.durable_position, index: header.durable_index }
     }
@@ -259,12 +278,30 @@ impl Watermark {
 struct Walked {
     end_position: u64,
     next_index: u64,
-    /// The first byte that does not verify or does not follow.
-    fault_position: u64,
-    reason: String,
+    /// Behind the last slice that verifies and follows.
+    verified_position: u64,
+    /// The first thing that does not verify or does not follow.
+    fault: Fault,
 }
 
-impl Search<'_> {
+impl Walked {
+    /// Whether all bytes below `position` verify and follow. A block may say too early that it ends, so it is not
+    /// enough that nothing below is at fault.
+    fn reaches(&self, position: u64, block_bytes: u64) -> bool {
+        let fault_position = u64::from(self.fault.block) * block_bytes + self.fault.offset as u64;
+        // Where a block begins, the one before has ended.
+        let between_blocks = position.is_multiple_of(block_bytes) && fault_position >= position;
+        self.verified_position >= position || between_blocks
+    }
+}
+
+impl<'a> Search<'a> {
+    fn new(segment: &'a Segment, epoch: u32) -> Result<Self> {
+        let len = segment.open()?.file.len().map_err(|error| Error::io("measure", segment.path(), error))?;
+        let file_blocks = u32::try_from(len / segment.block_bytes as u64).unwrap_or(u32::MAX);
+        Ok(Search { segment, epoch, file_blocks, block: AlignedBuf::zeroed(segment.block_bytes) })
+    }
+
     fn header(&mut self, number: u32) -> Result<Result<BlockHeader, BlockFault>> {
         if self.segment.read_blocks(number, &mut self.block)? == 0 {
             return Ok(Err(BlockFault::Short));
@@ -295,15 +332,23 @@ impl Search<'_> {
     }
 
     fn highest_watermark(&mut self, first: u32, end: u32) -> Result<Option<Watermark>> {
-        let mut run = AlignedBuf::zeroed(end.saturating_sub(first) as usize * self.segment.block_bytes);
-        let count = self.segment.read_blocks(first, &mut run)?;
         let reader = self.segment.open()?.reader;
-        let blocks = run[..count].chunks_exact(self.segment.block_bytes).zip(first..);
-        Ok(blocks
-            .filter_map(|(image, number)| reader.header(image, number).ok())
-            .filter(|header| header.epoch >= self.epoch)
-            .map(|header| Watermark::of(&header))
-            .max())
+        let mut highest = None;
+        let mut run = AlignedBuf::zeroed(
+            end.saturating_sub(first).min(RUN_BLOCKS_MAX) as usize * self.segment.block_bytes,
+        );
+        for first in (first..end).step_by(RUN_BLOCKS_MAX as usize) {
+            let len = ((end - first).min(RUN_BLOCKS_MAX)) as usize * self.segment.block_bytes;
+            let count = self.segment.read_blocks(first, &mut run[..len])?;
+            let blocks = run[..count].chunks_exact(self.segment.block_bytes).zip(first..);
+            let seen = blocks
+                .filter_map(|(image, number)| reader.header(image, number).ok())
+                .filter(|header| header.epoch >= self.epoch)
+                .map(|header| Watermark::of(&header))
+                .max();
+            highest = highest.max(seen);
+        }
+        Ok(highest)
     }
 
     fn walk(&mut self, known: &SegmentEntry, from: Watermark, last: u32) -> Result<Walked> {
@@ -314,6 +359,7 @@ impl Search<'_> {
         let known_is_old =
             known_block == 0 || self.header(known_block)?.is_ok_and(|header| header.epoch < self.epoch);
         let mut block = (from.position.saturating_sub(1) / block_bytes).max(1) as u32;
+        let mut verified_position = u64::from(block) * block_bytes;
         let mut expected = None;
         if known_is_old && block <= known_block.max(1) {
             // What the manifest calls durable is verified by itself, up to the known end.
@@ -321,27 +367,26 @@ impl Search<'_> {
                 return Ok(Walked {
                     end_position: u64::from(known_block) * block_bytes,
                     next_index: known.next_index.saturating_sub(1),
-                    fault_position: u64::from(fault.block) * block_bytes + fault.offset as u64,
-                    reason: fault.to_string(),
+                    verified_position: u64::from(known_block) * block_bytes,
+                    fault,
                 });
             }
             block = known_block + 1;
             expected = Some(known.next_index);
+            verified_position = known.end_position;
         }
         let mut records = Records::new(reader, block, 0, expected, false);
         let fault = self.walk_records(&mut records, last)?;
+        let missing = || Reason::Chain("durable blocks are missing".to_string());
+        let position = |(block, offset): (u32, u16)| u64::from(block) * block_bytes + u64::from(offset);
         let mut walked = Walked {
             end_position: known.end_position,
             next_index: known.next_index,
-            fault_position: u64::from(last + 1) * block_bytes,
-            reason: "durable blocks are missing".to_string(),
+            verified_position: records.verified().map_or(verified_position, position),
+            fault: fault.unwrap_or_else(|| Fault { block: last + 1, offset: 0, reason: missing() }),
         };
-        if let Some(fault) = fault {
-            walked.fault_position = u64::from(fault.block) * block_bytes + fault.offset as u64;
-            walked.reason = fault.to_string();
-        }
-        if let Some(((block, offset), next_index)) = records.ended() {
-            walked.end_position = u64::from(block) * block_bytes + u64::from(offset);
+        if let Some((end, next_index)) = records.ended() {
+            walked.end_position = position(end);
             walked.next_index = next_index;
         } else if let Some((index, first_block)) = records.unfinished() {
             walked.end_position = self.start_of_last_slice(first_block)?;
@@ -357,7 +402,6 @@ impl Search<'_> {
 
     /// Walks to the fault that ends the records; none if they end with block `last`.
     fn walk_records(&mut self, records: &mut Records, last: u32) -> Result<Option<Fault>> {
-        const RUN_BLOCKS_MAX: u32 = 256;
         let mut previous = None;
         while records.block() <= last {
             let first = records.block();
@@ -419,18 +463,55 @@ impl Search<'_> {
         }
     }
 
-    fn damaged_at(&self, known: &SegmentEntry, block: u32, fault: BlockFault) -> FoundEnd {
-        FoundEnd {
-            end_position: known.end_position,
-            next_index: known.next_index,
+    /// Where durable data is known to end, be it far behind damage, so that what is intact there is read.
+    fn proven_end(&mut self, known: &SegmentEntry) -> Result<Watermark> {
+        let named = Watermark::named(known);
+        let walked = self.walk(known, named, self.file_blocks.saturating_sub(1))?;
+        let whole = Watermark { position: walked.end_position, index: walked.next_index };
+        let seen = self.highest_watermark(1, self.file_blocks)?;
+        Ok(named.max(whole).max(seen.unwrap_or(named)))
+    }
+
+    /// The answer for a segment whose durable bytes do not verify.
+    fn damaged_at(&mut self, fault: Fault, end: Watermark) -> Result<FoundEnd> {
+        let damage = Corruption {
+            path: self.segment.path().to_path_buf(),
+            position: self.segment.position_of(fault.block) + fault.offset as u64,
+            records: Some(self.lost_records(&fault, end)?),
+            reason: fault.to_string(),
+        };
+        Ok(FoundEnd {
+            end_position: end.position,
+            next_index: end.index,
             leftovers: false,
-            damage: Some(Corruption {
-                path: self.segment.path().to_path_buf(),
-                position: self.segment.position_of(block),
-                records: None,
-                reason: fault.to_string(),
-            }),
+            damage: Some(damage),
+        })
+    }
+
+    /// The records that a fault takes: from the last one that is whole before it to the first that begins in a block
+    /// behind it.
+    fn lost_records(&mut self, fault: &Fault, end: Watermark) -> Result<Range<u64>> {
+        let reader = self.segment.open()?.reader;
+        let mut first = self.segment.base_index;
+        for number in (1..=fault.block).rev() {
+            let Ok(header) = self.header(number)? else { continue };
+            let limit = if number == fault.block { fault.offset } else { usize::MAX };
+            let whole = |slice: &SliceView<'_>| slice.end() <= limit;
+            let slices = reader.slices(&self.block, header).map_while(|slice| slice.ok().filter(whole));
+            if let Some(last) = slices.last() {
+                first = last.index + u64::from(last.is_last);
+                break;
+            }
         }
+        let last_block = (end.position.saturating_sub(1) / self.segment.block_bytes as u64) as u32;
+        for number in fault.block + 1..=last_block {
+            let Ok(header) = self.header(number)? else { continue };
+            let mut slices = reader.slices(&self.block, header).map_while(|slice| slice.ok());
+            if let Some(begins) = slices.find(|slice| slice.number == 0 && slice.index >= first) {
+                return Ok(first..begins.index.max(first + 1));
+            }
+        }
+        Ok(first..end.index.max(first + 1))
     }
 }
 

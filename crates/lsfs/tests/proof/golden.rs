@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lsfs::codec::{Checksum, Compression};
-use lsfs::io::{SimDisk, SimRuntime};
+use lsfs::io::{SimDisk, SimRuntime, Trace};
 use lsfs::{
     DataReader, DataStream, DataStreamOptions, Env, FinalData, FinalDataOptions, Reader, RecordStream,
     StreamOptions,
@@ -22,7 +22,7 @@ use lsfs::{
 
 use crate::support::sim_env;
 
-const DIR: &str = "/golden";
+pub(crate) const DIR: &str = "/golden";
 
 /// The folder of the version that is written now.
 const VERSION: &str = "v1";
@@ -131,7 +131,7 @@ fn bytes_in_short(bytes: &[u8]) -> String {
 }
 
 /// A golden directory.
-struct Golden {
+pub(crate) struct Golden {
     /// With the version, for messages.
     name: String,
     kind: Kind,
@@ -152,7 +152,7 @@ impl Golden {
         all
     }
 
-    fn load(version: &str, name: &str) -> Golden {
+    pub(crate) fn load(version: &str, name: &str) -> Golden {
         let dir = root().join(version).join(name);
         let listing = fs::read_to_string(dir.with_extension("txt")).unwrap();
         let kind = Kind::ALL.into_iter().find(|kind| listing.starts_with(kind.name()));
@@ -165,7 +165,7 @@ impl Golden {
     }
 
     /// The directory on a simulated disk.
-    fn on_disk(&self) -> SimDisk {
+    pub(crate) fn on_disk(&self) -> SimDisk {
         let disk = SimDisk::new(1);
         for (name, bytes) in &self.files {
             disk.put(&Path::new(DIR).join(name), bytes).unwrap();
@@ -470,6 +470,16 @@ fn make(recipe: fn(&Maker)) -> SimDisk {
     let maker = Maker { disk: SimDisk::new(7), opened: std::cell::Cell::new(0) };
     recipe(&maker);
     maker.disk.restart()
+}
+
+/// The same with a recording of how it came to be.
+pub(crate) fn make_recorded(name: &str) -> (SimDisk, Trace) {
+    let (_, _, recipe) = recipes().into_iter().find(|(of, _, _)| *of == name).expect("a recipe of this name");
+    let maker = Maker { disk: SimDisk::new(7), opened: std::cell::Cell::new(0) };
+    maker.disk.start_trace();
+    recipe(&maker);
+    let trace = maker.disk.stop_trace();
+    (maker.disk.restart(), trace)
 }
 
 #[test]

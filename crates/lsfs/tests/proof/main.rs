@@ -9,6 +9,7 @@ mod crash_data_stream;
 mod crash_final_data;
 mod crash_segment_set;
 mod crash_stream;
+mod damage;
 mod faults;
 mod golden;
 mod mutants;

@@ -6,8 +6,9 @@ use lsfs::Mutant;
 
 use crate::crash::{Workload, crash_everywhere};
 use crate::crash_data_stream::DataStreamWorkload;
-use crate::crash_final_data::FinalDataWorkload;
+use crate::crash_final_data::{FinalDataWorkload, damage_state};
 use crate::crash_stream::StreamWorkload;
+use crate::damage::damage_sectors;
 use crate::faults::strike_everywhere;
 
 /// A part of the suite that looks for broken promises.
@@ -17,9 +18,11 @@ enum Driver {
     CrashFinalData,
     CrashDataStream,
     Faults,
+    DamageSegment,
+    DamageState,
 }
 
-use Driver::{CrashDataStream, CrashFinalData, CrashStream, Faults};
+use Driver::{CrashDataStream, CrashFinalData, CrashStream, DamageSegment, DamageState, Faults};
 
 /// Who must catch whom.
 const CAUGHT_BY: [(Mutant, &[Driver]); 20] = [
@@ -27,13 +30,13 @@ const CAUGHT_BY: [(Mutant, &[Driver]); 20] = [
     (Mutant::SwallowedError, &[Faults]),
     (Mutant::RetryAfterFailedSync, &[Faults]),
     (Mutant::NoDirectorySync, &[CrashStream, CrashFinalData, CrashDataStream]),
-    (Mutant::TornSliceAccepted, &[CrashStream, CrashFinalData]),
+    (Mutant::TornSliceAccepted, &[CrashStream, CrashFinalData, DamageSegment]),
     (Mutant::StaleBlockAccepted, &[CrashStream]),
     (Mutant::EpochsMayFall, &[CrashStream]),
     (Mutant::NoEpochAtOpen, &[CrashStream]),
     (Mutant::NoEpochAtTruncation, &[CrashStream]),
-    (Mutant::DamageTruncated, &[]),
-    (Mutant::NoLookAhead, &[]),
+    (Mutant::DamageTruncated, &[DamageSegment]),
+    (Mutant::NoLookAhead, &[DamageSegment]),
     (Mutant::WatermarkTooHigh, &[CrashStream]),
     (Mutant::NoManifestAtRotation, &[CrashStream, CrashDataStream]),
     (Mutant::PurgeBeforeManifest, &[CrashStream]),
@@ -41,7 +44,7 @@ const CAUGHT_BY: [(Mutant, &[Driver]); 20] = [
     (Mutant::NoSegmentSyncAtOpen, &[CrashStream]),
     (Mutant::NoStateSyncAtOpen, &[CrashFinalData]),
     (Mutant::StateOverwritten, &[CrashFinalData]),
-    (Mutant::OlderStateAccepted, &[]),
+    (Mutant::OlderStateAccepted, &[DamageState]),
     (Mutant::MarkBeforeData, &[CrashDataStream]),
 ];
 
@@ -56,6 +59,8 @@ impl Driver {
             CrashFinalData => crash_until::<FinalDataWorkload>(IMAGES_MAX),
             CrashDataStream => crash_until::<DataStreamWorkload>(IMAGES_MAX),
             Faults => strike_everywhere(0).map(|_| ()),
+            DamageSegment => damage_sectors(),
+            DamageState => damage_state(),
         };
         searched.err()
     }
@@ -101,4 +106,5 @@ fn every_mutant_is_caught_by_whom_it_should_be() {
 fn every_mutant_is_in_the_table() {
     let listed: Vec<Mutant> = CAUGHT_BY.iter().map(|(mutant, _)| *mutant).collect();
     assert_eq!(listed, Mutant::ALL);
+    assert!(CAUGHT_BY.iter().all(|(_, drivers)| !drivers.is_empty()));
 }

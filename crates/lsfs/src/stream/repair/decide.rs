@@ -415,6 +415,7 @@ fn act(plan: &mut RepairPlan, found: &Found, anew: bool) -> Result<()> {
         epoch: found.epoch,
         closed: found.closed,
         first_index: found.first_index,
+        active_bytes: 0,
         segments: found.pieces.iter().map(|piece| piece.entry).collect(),
         lost: found.lost.clone(),
     };
