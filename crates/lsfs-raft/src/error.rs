@@ -123,6 +123,22 @@ pub enum Error {
         /// The log's directory.
         path: PathBuf,
     },
+    /// The state is older than the entries: a later one was lost, and with it perhaps a vote.
+    #[error(
+        "{}: the state is older than the entries: entry {index} is of term {term}, the state says {}; repair the log",
+        path.display(),
+        Shown(known)
+    )]
+    StateBehind {
+        /// The log's directory.
+        path: PathBuf,
+        /// The last entry.
+        index: u64,
+        /// Its term.
+        term: u64,
+        /// Its term as the state has it.
+        known: Option<u64>,
+    },
     /// The first index of a log is fixed when it is created.
     #[error("{} counts its entries from {stored}, not from {asked}", path.display())]
     FirstIndex {
@@ -175,7 +191,7 @@ impl Error {
     pub fn is_corruption(&self) -> bool {
         match self {
             Error::Engine(error) => error.is_corruption(),
-            Error::Lost { .. } => true,
+            Error::Lost { .. } | Error::StateBehind { .. } => true,
             _ => false,
         }
     }

@@ -44,8 +44,8 @@ pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<(Arc<S
     let doubted = state.doubted;
     let shared = Shared::new(env.clone(), dir.to_path_buf(), options.clone(), entries, state, replaced);
     let shared = Arc::new(shared);
-    let doubted = doubted.map(|(low, high)| low..high + 1);
-    shared.entries.lost_ranges().into_iter().chain(doubted).for_each(|range| shared.note_loss(range));
+    shared.entries.lost_ranges().into_iter().for_each(|range| shared.note_repaired(range));
+    doubted.into_iter().for_each(|(low, high)| shared.note_loss(low..high + 1));
     let mut writer = Writer::new(Arc::clone(&shared), state_file);
     // 5. A purge that the state decided and the entries have not seen.
     let (purged, restarted) = {
@@ -62,10 +62,26 @@ pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<(Arc<S
     let end = bounds.next.max(shared.missing_end(&shared.view()).end);
     writer.forget_from(end)?;
     shared.view_mut().replaced.cut_before(bounds.first);
+    let replaced = shared.view().replaced.reach_of();
+    let known = shared.view().state.replaced;
+    if replaced.is_some_and(|(low, high)| known.is_none_or(|known| low < known.0 || high > known.1)) {
+        // The state was to follow when the machine stopped.
+        writer.change_state(|state| state.replaced = replaced)?;
+    }
     // 7. What was committed and applied when the last entry was stored.
     if !bounds.is_empty() {
-        match shared.read_with(bounds.next - 1, |raw| raw.progress()) {
-            Ok((commit_next, applied_next)) => shared.advance(commit_next, applied_next),
+        let last = shared.read_with(bounds.next - 1, |raw| (raw.id(), raw.progress()));
+        match last {
+            Ok((id, _)) if shared.id_of(id.index) != Some(id) => {
+                let known = shared.id_of(id.index).map(|known| known.term);
+                return Err(Error::StateBehind {
+                    path: dir.to_path_buf(),
+                    index: id.index,
+                    term: id.term,
+                    known,
+                });
+            }
+            Ok((_, (commit_next, applied_next))) => shared.advance(commit_next, applied_next),
             Err(error) if error.is_corruption() => {}
             Err(error) => return Err(error),
         }

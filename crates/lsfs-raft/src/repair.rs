@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use lsfs::repair::{RepairMode, plan};
-use lsfs::{Corruption, Env, FinalData, FinalDataOptions};
+use lsfs::{Corruption, Env, FinalData, FinalDataOptions, Reader};
 
 use crate::error::{Error, Result};
 use crate::losses::Ranges;
+use crate::shared::RawEntry;
 use crate::state::State;
 
 /// What a repair found and did.
@@ -34,13 +35,13 @@ pub fn repair(env: &Env, dir: impl AsRef<Path>) -> Result<Repair> {
     let of_state = plan(env, &state_dir, RepairMode::Keep)?;
     if !of_state.steps.is_empty() {
         of_state.apply()?;
-        doubt_state(env, &state_dir)?;
-        report.state_is_doubtful = true;
     }
     let of_entries = plan(env, dir.join("entries"), RepairMode::Keep)?;
     if !of_entries.steps.is_empty() {
         of_entries.apply()?;
     }
+    let is_mended = !of_state.steps.is_empty();
+    report.state_is_doubtful = catch_up(env, dir, &state_dir, is_mended)?;
     report.findings = of_state.findings.into_iter().chain(of_entries.findings).collect();
     let mut lost = Ranges::default();
     of_entries.lost.into_iter().for_each(|range| lost.add(range));
@@ -48,15 +49,35 @@ pub fn repair(env: &Env, dir: impl AsRef<Path>) -> Result<Repair> {
     Ok(report)
 }
 
-/// Marks the node as broken: a vote may be forgotten.
-fn doubt_state(env: &Env, dir: &Path) -> Result<()> {
-    let file = FinalData::open_in(env.clone(), dir, FinalDataOptions::default())?;
-    if let Some(stored) = file.get() {
-        let wrong = |fault| Error::State { path: dir.to_path_buf(), fault };
-        let mut state = State::decode(&stored.bytes).map_err(wrong)?;
+/// Reads from the entries which terms the state has missed, and marks the node as broken if it was mended or behind: a
+/// vote may be forgotten. Answers whether it was.
+fn catch_up(env: &Env, dir: &Path, state_dir: &Path, is_mended: bool) -> Result<bool> {
+    let file = FinalData::open_in(env.clone(), state_dir, FinalDataOptions::default())?;
+    let Some(stored) = file.get() else { return Ok(false) };
+    let wrong = |fault| Error::State { path: state_dir.to_path_buf(), fault };
+    let mut state = State::decode(&stored.bytes).map_err(wrong)?;
+    let entries = Reader::open_in(env.clone(), dir.join("entries"))?;
+    let held = entries.bounds()?;
+    let known = state.terms.runs().last().map_or(held.start, |run| run.index.max(held.start));
+    let mut missed = 0;
+    for index in known..held.end {
+        let id = match entries.read(index) {
+            Ok(record) => RawEntry::decode(index, record.type_code, &record.payload)?.id(),
+            Err(error) if error.is_corruption() => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if state.terms.id_of(index) != Some(id) {
+            state.terms.begin(id);
+            missed += 1;
+        }
+    }
+    let is_doubtful = is_mended || missed > 0;
+    if is_doubtful {
+        state.term = state.term.max(state.terms.last().map_or(0, |(term, _)| term));
         let reason = "the state was repaired and may be an older one: its vote may be forgotten";
         state.broken = Some(reason.to_string());
         file.set(&state.encode())?;
     }
-    Ok(file.close()?)
+    file.close()?;
+    Ok(is_doubtful)
 }

@@ -44,6 +44,12 @@ fn number_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// The error for a stream that should have records and has none.
+fn damaged(path: PathBuf, reason: String) -> Error {
+    let damage = Corruption { path, position: 0, records: None, reason };
+    Error::Engine(lsfs::Error::Corrupt(Box::new(damage)))
+}
+
 /// The entries that took the place of others, by index.
 #[derive(Debug)]
 pub(crate) struct ReplacedEntries {
@@ -75,6 +81,9 @@ impl ReplacedEntries {
         };
         if env.disk.exists(&replaced.dir) || is_expected {
             let stream = replaced.open_stream(!is_expected)?;
+            if is_expected && stream.next_index() == 0 {
+                return Err(damaged(replaced.dir, "it has no records".to_string()));
+            }
             let mut cursor = stream.iter(..);
             while let Some(record) = cursor.next_record()? {
                 let record = record.into_owned();
@@ -88,10 +97,7 @@ impl ReplacedEntries {
     fn open_stream(&self, create: bool) -> Result<RecordStream> {
         let options = StreamOptions { create, ..self.options.beside() };
         match RecordStream::open_in(self.env.clone(), &self.dir, options) {
-            Err(lsfs::Error::NotFound { path, reason, .. }) if !create => {
-                let damage = Corruption { path, position: 0, records: None, reason };
-                Err(Error::Engine(lsfs::Error::Corrupt(Box::new(damage))))
-            }
+            Err(lsfs::Error::NotFound { path, reason, .. }) if !create => Err(damaged(path, reason)),
             other => Ok(other?),
         }
     }
@@ -130,6 +136,13 @@ impl ReplacedEntries {
 
     pub(crate) fn indexes(&self) -> impl Iterator<Item = u64> {
         self.by_index.keys().copied()
+    }
+
+    /// Lowest and highest index that was replaced.
+    pub(crate) fn reach_of(&self) -> Option<(u64, u64)> {
+        let (low, _) = self.by_index.first_key_value()?;
+        let (high, _) = self.by_index.last_key_value()?;
+        Some((*low, *high))
     }
 
     /// The stream, made if it is not there.

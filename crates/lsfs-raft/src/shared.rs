@@ -34,6 +34,9 @@ pub(crate) struct Shared {
     has_losses: AtomicBool,
 }
 
+/// How far into a lost range single entries are looked for.
+const EDGE_ENTRIES: usize = 1000;
+
 /// The state as readers see it.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -209,6 +212,18 @@ impl Shared {
         self.has_losses.store(true, Ordering::Release);
     }
 
+    /// Notes what a repair named lost, but for what can be read all the same: at the edges of the damage.
+    pub(crate) fn note_repaired(&self, indexes: Range<u64>) {
+        self.note_loss(indexes.clone());
+        let middle = indexes.start + (indexes.end - indexes.start) / 2;
+        let (before, behind) = (indexes.start..middle, (middle..indexes.end).rev());
+        for index in before.take(EDGE_ENTRIES).chain(behind.take(EDGE_ENTRIES)) {
+            if self.entries.read(index).is_ok() {
+                self.forget_losses(index..index + 1);
+            }
+        }
+    }
+
     /// What is known to be gone is not read again; what is in doubt must not be read at all.
     fn check_not_lost(&self, index: u64) -> Result<()> {
         if !self.has_losses.load(Ordering::Acquire) {
@@ -313,6 +328,10 @@ impl<'a> RawEntry<'a> {
         Ok(RawEntry { index, kind, header, command })
     }
 
+    pub(crate) fn id(&self) -> EntryId {
+        EntryId { index: self.index, term: self.header.term, leader: self.header.leader }
+    }
+
     /// The ends of what was committed and applied when the entry was stored.
     pub(crate) fn progress(&self) -> (u64, u64) {
         let commit_next = self.index.saturating_sub(self.header.commit_lag);
@@ -389,8 +408,9 @@ impl RawEntries {
             Ok(Some(record)) if record.index == index => {
                 RawEntry::decode(index, record.type_code, &record.payload).map(take)?
             }
-            // Cut off or purged meanwhile, or damaged: a single read knows which.
+            // Cut off or purged meanwhile, or damage nearby: a read of this entry alone knows which.
             Ok(_) => self.shared.read_with(index, take)?,
+            Err(error) if error.is_corruption() => self.shared.read_with(index, take)?,
             Err(error) => return Err(self.shared.explain(index, error)),
         };
         self.next += 1;

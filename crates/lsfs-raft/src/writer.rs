@@ -241,20 +241,19 @@ impl Writer {
         self.shared.bounds().check(index)?;
         let stream = self.shared.view_mut().replaced.stream();
         let stream = self.failed(stream)?;
+        // An entry is durable before the one that supersedes it.
+        let synced = self.shared.entries.sync().map_err(Error::from);
+        self.failed(synced)?;
+        self.form(index, entry);
+        let id = EntryId { index, term: entry.term, leader: entry.leader };
+        let written = ReplacedEntries::write(&stream, id, entry.kind.type_code(), &self.scratch);
+        let record = self.failed(written)?;
         let reach = self.shared.view().state.replaced;
         let (low, high) = reach.map_or((index, index), |(low, high)| (low.min(index), high.max(index)));
         if reach != Some((low, high)) {
             // If the stream of replaced entries is lost, this says which entries must not be believed.
             self.change_state(|state| state.replaced = Some((low, high)))?;
-        } else {
-            // An entry is durable before the one that supersedes it.
-            let synced = self.shared.entries.sync().map_err(Error::from);
-            self.failed(synced)?;
         }
-        self.form(index, entry);
-        let id = EntryId { index, term: entry.term, leader: entry.leader };
-        let written = ReplacedEntries::write(&stream, id, entry.kind.type_code(), &self.scratch);
-        let record = self.failed(written)?;
         self.shared.view_mut().replaced.set(record, id);
         Ok(())
     }

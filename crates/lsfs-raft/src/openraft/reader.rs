@@ -18,7 +18,6 @@ use ::openraft::type_config::TypeConfigExt;
 use ::openraft::vote::{RaftLeaderId, RaftVote};
 
 use super::{StoredConfig, StoredEntry, io_error, log_id};
-use crate::entry::EntryId;
 use crate::log::range_of;
 use crate::shared::{RawEntries, RawEntry, Shared};
 
@@ -48,8 +47,7 @@ struct Ahead<C: StoredConfig> {
 }
 
 fn decode<C: StoredConfig>(raw: RawEntry<'_>) -> io::Result<C::Entry> {
-    let id = EntryId { index: raw.index, term: raw.header.term, leader: raw.header.leader };
-    C::Entry::decode(log_id::<C>(id), raw.kind, raw.command)
+    C::Entry::decode(log_id::<C>(raw.id()), raw.kind, raw.command)
 }
 
 /// Reads on until there is enough, or the range ends.
