@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release -p lsfs-raft --features openraft --example raft_log`
 
+#![allow(clippy::print_stdout, reason = "it says what it does")]
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Read};

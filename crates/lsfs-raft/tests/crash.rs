@@ -112,7 +112,9 @@ impl Run<'_> {
                 let (entries, mut after) = self.more(count);
                 after.all_durable();
                 let given: Vec<_> = entries.iter().map(|(term, c)| NewEntry::command(*term, 1, c)).collect();
-                self.call(format!("append {count}"), after, |log| drop(log.append_all(&given).unwrap()));
+                self.call(format!("append {count}"), after, |log| {
+                    log.append_all(&given).unwrap();
+                });
             }
             4..=6 => {
                 let (entries, after) = self.more(1);
@@ -208,8 +210,9 @@ fn recover(image: &SimDisk, seed: u64) -> Result<Model, String> {
     let opened = RaftLog::open_in(sim_env(image, seed), DIR, small_options(1));
     let log = opened.map_err(|error| format!("open: {error}"))?;
     let mut model = read(&log).map_err(|error| format!("read: {error}"))?;
-    if log.lost().map_err(|error| error.to_string())? != [] {
-        return Err(format!("lost {:?}", log.lost()));
+    let lost = log.lost().map_err(|error| error.to_string())?;
+    if !lost.is_empty() {
+        return Err(format!("lost {lost:?}"));
     }
     // Terms without reading are those of the entries.
     for (&(term, _), index) in model.entries.iter().zip(model.first..) {
