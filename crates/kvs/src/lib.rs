@@ -2,7 +2,7 @@
 //!
 //! The principal type is [`KvStore`]: a map from byte strings to byte strings in a directory. Commands go into a log (a
 //! segment set of the engine), and values are read from there; an index of about 12 bytes a key says where. [`Options`]
-//! has the settings, [`Batch`] is several commands as one, [`KvsEngine`] is the small trait for those who want to
+//! has the settings, [`KvReader`] reads beside the writer, in any process, [`Batch`] is several commands as one, [`KvsEngine`] is the small trait for those who want to
 //! exchange the engine.
 //!
 //! What each call promises about power failures is in `docs/durability.md`, the bytes on disk in `docs/format.md`, the
@@ -37,6 +37,7 @@ mod lookup;
 mod maintenance;
 mod open;
 mod options;
+mod reader;
 mod record;
 mod root;
 mod segments;
@@ -49,6 +50,7 @@ pub use error::{Error, Result};
 pub use lsfs::Durability;
 pub use lsfs::codec::Compression;
 pub use options::Options;
+pub use reader::KvReader;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use store::{KvStore, OpenReport, Stats, Swap, VerifyReport};
 pub use transfer::{JsonLines, KeyChange};

@@ -7,11 +7,23 @@ use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 use crate::index::{Candidates, Index};
-use crate::record::{Record, is_remove};
+use crate::record::{Command, Record, is_remove};
 use crate::segments::{Location, SegmentSlots};
 
 /// A look-up that meets a reclaimed segment starts again; after so many times the segment is missing for good.
 const ATTEMPTS: usize = 64;
+
+/// What frames are read from: a log open for writing, or beside its writer.
+pub(crate) trait ReadAt {
+    /// The frame at a place.
+    fn read_at(&self, segment: u32, position: u32) -> lsfs::Result<Entry>;
+}
+
+impl ReadAt for SegmentSet {
+    fn read_at(&self, segment: u32, position: u32) -> lsfs::Result<Entry> {
+        SegmentSet::read_at(self, segment, position)
+    }
+}
 
 /// What finds frames: changes together.
 #[derive(Debug)]
@@ -55,6 +67,14 @@ pub(crate) fn record_of(entry: &Entry) -> Result<Record<'_>> {
 pub(crate) fn bad_record(entry: &Entry, fault: impl ToString) -> Error {
     let (segment, position) = (entry.pointer.segment, entry.pointer.position);
     Error::BadRecord { segment, position, reason: fault.to_string() }
+}
+
+/// The value of a frame; `None` if it is a remove.
+pub(crate) fn value_of(entry: &Entry) -> Result<Option<Vec<u8>>> {
+    match record_of(entry)?.command {
+        Command::Remove { .. } => Ok(None),
+        Command::Set(value) => value.to_vec().map(Some).map_err(|fault| bad_record(entry, fault)),
+    }
 }
 
 impl Table {
@@ -132,44 +152,52 @@ impl SharedTable {
     /// The frame of a key, be it a set or a remove; `None` if the index has none.
     pub(crate) fn find(
         &self,
-        log: &SegmentSet,
+        log: &impl ReadAt,
         key: &[u8],
         hash: u64,
         damaged: Damaged,
     ) -> Result<Option<Hit>> {
-        let mut gone = None;
-        for _ in 0..ATTEMPTS {
-            let (mut damage, mut is_gone) = (None, false);
-            for location in self.places(hash)? {
-                match read_key(log, location, key) {
-                    Ok(Some(entry)) => return Ok(Some(Hit { address: location.address, entry })),
-                    Ok(None) => {}
-                    Err(Error::Engine(error @ lsfs::Error::Gone { .. })) => {
-                        is_gone = true;
-                        gone = Some(error);
-                    }
-                    Err(error) if error.is_corruption() => damage = damage.or(Some(error)),
-                    Err(error) => return Err(error),
-                }
+        let mut attempts = ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match self.find_once(log, key, hash, damaged) {
+                Err(Error::Engine(lsfs::Error::Gone { .. })) if attempts > 0 => {}
+                other => return other,
             }
-            if is_gone {
-                continue;
-            }
-            return match damage {
-                Some(error) if damaged == Damaged::Fail => Err(error),
-                Some(error) => {
-                    tracing::warn!(%error, "a frame that may be the key's is damaged and ignored");
-                    Ok(None)
-                }
-                None => Ok(None),
-            };
         }
-        Err(gone.expect("only a segment that is gone starts the look-up again").into())
+    }
+
+    /// As [`SharedTable::find`]; a segment that was reclaimed since is an error.
+    pub(crate) fn find_once(
+        &self,
+        log: &impl ReadAt,
+        key: &[u8],
+        hash: u64,
+        damaged: Damaged,
+    ) -> Result<Option<Hit>> {
+        let (mut damage, mut gone) = (None, None);
+        for location in self.places(hash)? {
+            match read_key(log, location, key) {
+                Ok(Some(entry)) => return Ok(Some(Hit { address: location.address, entry })),
+                Ok(None) => {}
+                Err(error @ Error::Engine(lsfs::Error::Gone { .. })) => gone = Some(error),
+                Err(error) if error.is_corruption() => damage = damage.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        match gone.or(damage) {
+            Some(error) if damaged == Damaged::Fail || !error.is_corruption() => Err(error),
+            Some(error) => {
+                tracing::warn!(%error, "a frame that may be the key's is damaged and ignored");
+                Ok(None)
+            }
+            None => Ok(None),
+        }
     }
 }
 
 /// The frame at a place, if it is the key's.
-fn read_key(log: &SegmentSet, location: Location, key: &[u8]) -> Result<Option<Entry>> {
+fn read_key(log: &impl ReadAt, location: Location, key: &[u8]) -> Result<Option<Entry>> {
     let entry = log.read_at(location.segment, location.position)?;
     Ok((record_of(&entry)?.key == key).then_some(entry))
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use lsfs::{Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions};
+use lsfs::io::OpenMode;
+use lsfs::{Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, State};
 
 use crate::error::{Error, Result};
 use crate::index::{Index, is_index_file};
@@ -38,7 +39,7 @@ impl Inner {
         let final_data = open_checkpoint(&env, &dir.join(CHECKPOINT_NAME))?;
         let root = match options.repair {
             true => None,
-            false => read_root(&final_data),
+            false => decode_root(final_data.get()),
         };
         let opened = root.and_then(|root| match restore(&env, &dir, &options, &log, &root) {
             Ok(table) => Some((root, table)),
@@ -178,9 +179,9 @@ fn open_checkpoint(env: &Env, dir: &Path) -> Result<FinalData> {
     }
 }
 
-/// The root of the last checkpoint, if there is one that was not withdrawn.
-fn read_root(final_data: &FinalData) -> Option<Root> {
-    let state = final_data.get().filter(|state| !state.bytes.is_empty())?;
+/// The root in the state of a checkpoint; `None` if there is none, or it was withdrawn or cannot be used.
+pub(crate) fn decode_root(state: Option<State>) -> Option<Root> {
+    let state = state.filter(|state| !state.bytes.is_empty())?;
     match Root::decode(&state.bytes) {
         Ok(root) => Some(root),
         Err(fault) => {
@@ -192,17 +193,24 @@ fn read_root(final_data: &FinalData) -> Option<Root> {
 
 /// The index of a checkpoint and the table of its segments.
 fn restore(env: &Env, dir: &Path, options: &Options, log: &SegmentSet, root: &Root) -> Result<Table> {
-    let index = Index::open(env, dir, &root.index, options.index_bytes)?;
-    let live = || root.segments.iter().filter(|segment| !segment.is_retired);
+    let index = Index::open(env, dir, &root.index, options.index_bytes, OpenMode::Write)?;
     let is_there = |number: u32| log.segment(number).is_ok();
-    if let Some(missing) = live().find(|segment| !is_there(segment.number)) {
+    if let Some(missing) = live_segments(root).find(|segment| !is_there(segment.number)) {
         return Err(index.damaged(format!("segment {} is not in the log", missing.number)));
     }
-    let pairs =
-        live().filter(|segment| segment.slot != NO_SLOT).map(|segment| (segment.slot, segment.number));
-    let slots = SegmentSlots::from_pairs(pairs)
-        .ok_or_else(|| index.damaged("two segments have one slot".to_string()))?;
+    let slots = slots_of(&index, root)?;
     Ok(Table { index, slots })
+}
+
+fn live_segments(root: &Root) -> impl Iterator<Item = &RootSegment> {
+    root.segments.iter().filter(|segment| !segment.is_retired)
+}
+
+/// The segments that addresses of a checkpoint's index stand for.
+pub(crate) fn slots_of(index: &Index, root: &Root) -> Result<SegmentSlots> {
+    let with_slot = live_segments(root).filter(|segment| segment.slot != NO_SLOT);
+    SegmentSlots::from_pairs(with_slot.map(|segment| (segment.slot, segment.number)))
+        .ok_or_else(|| index.damaged("two segments have one slot".to_string()))
 }
 
 /// Where the log ends, if that is before a place.

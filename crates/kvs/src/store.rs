@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::index::KeyHasher;
-use crate::lookup::{Damaged, Hit, SharedTable, bad_record, record_of};
+use crate::lookup::{Damaged, Hit, SharedTable, bad_record, value_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
 use crate::record::{
@@ -249,11 +249,8 @@ impl KvStore {
     /// # Errors
     /// As for [`KvStore::get_bytes`]; [`Error::NotUtf8`] if the value is not a string.
     pub fn get(&self, key: String) -> Result<Option<String>> {
-        let Some(value) = self.get_bytes(&key)? else { return Ok(None) };
-        String::from_utf8(value).map(Some).map_err(|error| {
-            let valid_up_to = error.utf8_error().valid_up_to();
-            Error::NotUtf8 { key, valid_up_to }
-        })
+        let value = self.get_bytes(&key)?;
+        string_of(key, value)
     }
 
     /// Removes a key.
@@ -284,7 +281,7 @@ impl KvStore {
         let key = key.as_ref();
         self.inner()
             .find(key, self.inner().hasher.hash(key), Damaged::Fail)?
-            .map_or(Ok(None), |hit| value_of(&hit))
+            .map_or(Ok(None), |hit| value_of(&hit.entry))
     }
 
     /// The values of several keys, in their order; not of one moment.
@@ -351,7 +348,7 @@ impl KvStore {
         let change = self.inner().prepare(key.as_ref(), new)?;
         let mut outcome = Swap::Done;
         self.commit(std::slice::from_ref(&change), |hits| {
-            let current = hits[0].as_ref().map_or(Ok(None), value_of)?;
+            let current = hits[0].as_ref().map_or(Ok(None), |hit| value_of(&hit.entry))?;
             let is_expected = current.as_deref() == expected;
             if !is_expected {
                 outcome = Swap::Differs { current };
@@ -510,12 +507,12 @@ impl KvStore {
     }
 }
 
-/// The value of a frame; `None` if it is a remove.
-fn value_of(hit: &Hit) -> Result<Option<Vec<u8>>> {
-    match record_of(&hit.entry)?.command {
-        Command::Remove { .. } => Ok(None),
-        Command::Set(value) => value.to_vec().map(Some).map_err(|fault| bad_record(&hit.entry, fault)),
-    }
+/// A value as a string.
+pub(crate) fn string_of(key: String, value: Option<Vec<u8>>) -> Result<Option<String>> {
+    value.map(String::from_utf8).transpose().map_err(|error| {
+        let valid_up_to = error.utf8_error().valid_up_to();
+        Error::NotUtf8 { key, valid_up_to }
+    })
 }
 
 impl Inner {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use kvs::{
-    Batch, Compression, Durability, Error, KEY_BYTES_MAX, KvStore, KvsEngine, Options, Result, Swap,
-    VALUE_BYTES_MAX,
+    Batch, Compression, Durability, Error, KEY_BYTES_MAX, KvReader, KvStore, KvsEngine, Options, Result,
+    Swap, VALUE_BYTES_MAX,
 };
 use tempfile::TempDir;
 
@@ -272,5 +272,66 @@ fn a_closed_store_refuses_writes_and_can_be_opened_again() -> Result<()> {
     let again = KvStore::open(dir.path())?;
     assert_eq!(again.get_bytes("a")?, Some(b"b".to_vec()));
     assert!(KvStore::open(dir.path()).unwrap_err().is_locked());
+    Ok(())
+}
+
+#[test]
+fn a_reader_beside_the_writer_never_goes_back() -> Result<()> {
+    let dir = temporary();
+    // Small segments: the log is compacted and checkpoints are made all the time.
+    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+    let store = KvStore::open_with(dir.path(), options)?.with_durability(Durability::Buffer);
+    let keys = 50u64;
+    for key in 0..keys {
+        store.put(key.to_le_bytes(), 0u64.to_le_bytes())?;
+    }
+    store.sync()?;
+    let is_done = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let reading = |seed: u64| {
+            let reader = KvReader::open(dir.path()).unwrap();
+            let (mut seen, mut gets) = (vec![0u64; keys as usize], 0u64);
+            while is_done.load(Ordering::Relaxed) == 0 || gets < 1_000 {
+                let key = (gets * 7 + seed) % keys;
+                let value = reader.get_bytes(key.to_le_bytes()).unwrap().expect("always there");
+                let version = u64::from_le_bytes(value[..8].try_into().unwrap());
+                assert!(version >= seen[key as usize], "key {key}: {version} after {}", seen[key as usize]);
+                seen[key as usize] = version;
+                assert_eq!(reader.get_bytes(b"never").unwrap(), None);
+                gets += 1;
+            }
+            gets
+        };
+        let readers: Vec<_> = (0..2).map(|seed| scope.spawn(move || reading(seed))).collect();
+        for version in 1..=400u64 {
+            for key in 0..keys {
+                let value = [version.to_le_bytes().to_vec(), vec![0; 100]].concat();
+                store.put(key.to_le_bytes(), value).unwrap();
+            }
+            if version % 50 == 0 {
+                store.checkpoint().unwrap();
+            }
+        }
+        store.sync().unwrap();
+        is_done.store(1, Ordering::Relaxed);
+        let gets: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        assert!(gets >= 2_000);
+    });
+    assert!(store.stats().reclaimed_segments > 10, "{:?}", store.stats());
+    let reader = KvReader::open(dir.path())?;
+    let last = |reader: &KvReader| reader.get_bytes(7u64.to_le_bytes()).map(|value| value.unwrap()[0]);
+    assert_eq!(last(&reader)?, (400 % 256) as u8);
+    store.delete(7u64.to_le_bytes())?;
+    store.sync()?;
+    assert!(!reader.contains(7u64.to_le_bytes())?, "it follows");
+    drop(store);
+    assert_eq!(
+        reader.multi_get(&[8u64.to_le_bytes(), 7u64.to_le_bytes()])?[1],
+        None,
+        "also without a writer"
+    );
+    let missing = dir.path().join("missing");
+    assert!(matches!(KvReader::open(&missing), Err(Error::NotAStore { .. })));
+    assert!(!missing.exists());
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::place::Place;
 
 /// Print the value of a key
 ///
-/// Prints `Key not found` if it is not there, and ends with 0 all the same.
+/// Takes no lock: it also answers while another process writes. Prints `Key not found` if it is not there, and ends with 0 all the same.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GetArgs {
     /// The key
@@ -25,7 +25,7 @@ pub(crate) struct GetArgs {
 
 /// Prints the value.
 pub(crate) fn run(place: &Place, args: &GetArgs) -> CommandResult {
-    let value = match place.open()? {
+    let value = match place.read()? {
         Some(store) => store.get_bytes(args.key.as_bytes())?,
         None => None,
     };

@@ -1,9 +1,10 @@
 //! Where the store is, and how a command opens it.
 
+use std::fs::DirEntry;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kvs::{Compression, Error, KvStore, Options};
+use kvs::{Compression, Error, KvReader, KvStore, Options};
 
 /// How long a command waits for another writer.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +33,14 @@ impl Place {
         }
     }
 
+    /// Opens the store that is there for reading, without a lock; `None` if there is nothing.
+    pub(crate) fn read(&self) -> kvs::Result<Option<KvReader>> {
+        match KvReader::open(&self.dir) {
+            Err(Error::NotAStore { .. }) if self.is_empty() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// Opens the store that is there, for a command that needs one.
     pub(crate) fn open_existing(&self) -> kvs::Result<KvStore> {
         self.open_with(|| Options { create: false, ..options() })
@@ -42,11 +51,14 @@ impl Place {
         self.open_with(|| Options { create: false, repair: true, ..options() })
     }
 
-    /// Nothing is there, or an empty directory.
+    /// Nothing is there, or a directory without files.
     fn is_empty(&self) -> bool {
+        let is_file = |entry: std::io::Result<DirEntry>| {
+            entry.and_then(|entry| entry.file_type()).is_ok_and(|kind| kind.is_file())
+        };
         self.dir.read_dir().map_or_else(
             |error| error.kind() == std::io::ErrorKind::NotFound,
-            |mut entries| entries.next().is_none(),
+            |mut entries| !entries.any(is_file),
         )
     }
 

@@ -137,8 +137,14 @@ impl Index {
     }
 
     /// The index of a checkpoint. Reads the directory, and no page.
-    pub(crate) fn open(env: &Env, dir: &Path, root: &IndexRoot, budget_bytes: usize) -> Result<Index> {
-        let file = Arc::new(PageFile::open(env, dir, root.file_id, OpenMode::Write)?);
+    pub(crate) fn open(
+        env: &Env,
+        dir: &Path,
+        root: &IndexRoot,
+        budget_bytes: usize,
+        mode: OpenMode,
+    ) -> Result<Index> {
+        let file = Arc::new(PageFile::open(env, dir, root.file_id, mode)?);
         let damaged = |place, reason: String| file.damaged(place, reason);
         if Directory::chunk_count(root.depth) != Some(root.directory.len()) {
             let parts = root.directory.len();

@@ -80,7 +80,9 @@ impl Checked {
     /// What an open finds after the last checkpoint.
     fn reopen(&mut self, budget_pages: usize) {
         let Some((root, model)) = self.root.clone() else { return };
-        self.index = Index::open(&self.env, Path::new(DIR), &root, budget_pages * PAGE_BYTES).unwrap();
+        self.index =
+            Index::open(&self.env, Path::new(DIR), &root, budget_pages * PAGE_BYTES, OpenMode::Write)
+                .unwrap();
         self.model = model;
     }
 
@@ -189,7 +191,7 @@ fn a_power_failure_leaves_the_last_checkpoint() {
             let roots: &[_] = if point >= done { &[&second] } else { &[&first] };
             for (root, model) in roots {
                 let env = env(&image, 1);
-                let index = Index::open(&env, Path::new(DIR), root, 1 << 20).unwrap();
+                let index = Index::open(&env, Path::new(DIR), root, 1 << 20, OpenMode::Read).unwrap();
                 let (model, root) = (model.clone(), None);
                 Checked { env, index, model, next_address: 0, root }.check();
                 seen += 1;
@@ -217,7 +219,7 @@ fn damaged_pages_and_directories_are_errors() {
     let pages = disk.contents(&path).unwrap().len() / PAGE_BYTES;
     for page in (0..pages).step_by(3) {
         disk.flip_bit(&path, (page * PAGE_BYTES + 20) as u64 * 8).unwrap();
-        let damaged = match Index::open(&checked.env, Path::new(DIR), &root, 1 << 20) {
+        let damaged = match Index::open(&checked.env, Path::new(DIR), &root, 1 << 20, OpenMode::Read) {
             Err(error) => vec![error],
             Ok(mut index) => model
                 .keys()
@@ -234,12 +236,12 @@ fn damaged_pages_and_directories_are_errors() {
         IndexRoot { directory: vec![9_999], ..root.clone() },
         IndexRoot { directory: vec![0], ..root.clone() },
     ] {
-        let opened = Index::open(&checked.env, Path::new(DIR), &root, 1 << 20);
+        let opened = Index::open(&checked.env, Path::new(DIR), &root, 1 << 20, OpenMode::Read);
         assert!(matches!(opened, Err(Error::IndexDamaged { .. })), "{root:?}");
     }
     let other = IndexRoot { file_id: 1, ..root };
     assert!(matches!(
-        Index::open(&checked.env, Path::new(DIR), &other, 1 << 20),
+        Index::open(&checked.env, Path::new(DIR), &other, 1 << 20, OpenMode::Read),
         Err(Error::Engine(lsfs::Error::Io { .. }))
     ));
 }

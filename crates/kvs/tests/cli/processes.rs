@@ -12,6 +12,8 @@ fn a_locked_store_is_waited_for_and_then_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let store = KvStore::open(dir.path()).unwrap();
     let started = Instant::now();
+    store.put("here", "now").unwrap();
+    kvs(dir.path(), &["get", "here"]).expect(0, "now\n");
     kvs(dir.path(), &["set", "a", "1"]).fails(5, &["is open for writing by process"]);
     assert!(started.elapsed() >= Duration::from_secs(2));
     let waiting = spawn(&mut command(dir.path(), &["set", "a", "2"]));

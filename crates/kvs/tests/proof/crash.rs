@@ -4,11 +4,11 @@
 //! what the next open finds must be a state between the last one that was acknowledged as durable and the one that was
 //! being made. The next generation goes on from one of the disks.
 
-use kvs::{KvStore, Options};
+use kvs::{Error, KvReader, KvStore, Options};
 use lsfs::io::{CrashStyle, SimDisk};
 
 use crate::support::{Choices, budget, sim_env};
-use crate::{Command, DIR, Model, buffered, contents, difference, options};
+use crate::{Command, DIR, Model, buffered, contents, difference, key, options};
 
 const KEYS: u64 = 24;
 
@@ -101,6 +101,21 @@ fn open(disk: &SimDisk, seed: u64) -> kvs::Result<KvStore> {
     KvStore::open_with(DIR, Options { background: !seed.is_multiple_of(4), ..options(sim_env(disk, seed)) })
 }
 
+/// What is found without opening the store for writing: the same.
+fn read_only(disk: &SimDisk, seed: u64) -> kvs::Result<Model> {
+    let reader = match KvReader::open_with(DIR, options(sim_env(disk, seed))) {
+        Err(Error::NotAStore { .. }) => return Ok(Model::new()),
+        other => other?,
+    };
+    let mut found = Model::new();
+    for n in 0..KEYS {
+        if let Some(value) = reader.get_bytes(key(n))? {
+            found.insert(key(n), value);
+        }
+    }
+    Ok(found)
+}
+
 /// Runs a generation of the workload; what the disk holds at its start is `model`.
 fn run(disk: &SimDisk, seed: u64, generation: u64, model: Model) -> Vec<Call> {
     let choices = Choices::new(seed * 1009 + generation);
@@ -147,6 +162,7 @@ fn crash_everywhere(seed: u64, images_wanted: u64) -> u64 {
                     let at = trace.describe(point);
                     format!("seed {seed}, generation {generation}, {at}, {style:?}, during {under_way}")
                 };
+                let read = read_only(&image, choices.next());
                 let store =
                     open(&image, choices.next()).unwrap_or_else(|error| panic!("{}: {error}", context()));
                 let found = contents(&store, KEYS).unwrap_or_else(|error| panic!("{}: {error}", context()));
@@ -159,6 +175,8 @@ fn crash_everywhere(seed: u64, images_wanted: u64) -> u64 {
                     difference(&found, &calls[last].model)
                 );
                 assert_eq!(store.stats().keys, found.len() as u64, "{}", context());
+                let read = read.unwrap_or_else(|error| panic!("{}, without a lock: {error}", context()));
+                assert!(read == found, "{}, without a lock: {}", context(), difference(&read, &found));
                 // It goes on, and what the log alone says is the same.
                 store.put("new", "value").unwrap();
                 if images % 4 == 0 {

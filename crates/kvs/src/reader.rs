@@ -1,0 +1,278 @@
+//! Reading a store beside its writer, without a lock.
+//!
+//! The principal type is [`KvReader`]. It has the index of the last checkpoint, read-only, and in memory the places of
+//! all commands behind it: a get asks the newest of those first, then the index.
+//!
+//! **Invariants.** Nothing is written. A page that the writer has overwritten since does not verify as the one of this
+//! checkpoint, and a reclaimed segment is gone, so a wrong answer is noticed: then there is a newer checkpoint, and the
+//! reader starts again from that one.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lsfs::io::OpenMode;
+use lsfs::{Entries, Entry, Env, FinalData, SegmentSetReader};
+use smallvec::SmallVec;
+
+use crate::error::{Error, Result};
+use crate::index::{Index, KeyHasher};
+use crate::lookup::{Damaged, ReadAt, SharedTable, Table, record_of, value_of};
+use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, slots_of};
+use crate::options::Options;
+use crate::root::Root;
+
+/// The writer may make checkpoints and reclaim segments between our looks.
+const ATTEMPTS: usize = 32;
+/// So many commands behind the checkpoint are reason to look for a newer one.
+const TAIL_COMMANDS_MAX: usize = 1 << 18;
+
+/// A store open for reading only: without a lock, beside a writer in this or another process, or without one.
+///
+/// It sees what is durable; what it sees grows while the writer writes. Cloning is cheap.
+///
+/// ```
+/// # fn main() -> kvs::Result<()> {
+/// # let temporary = tempfile::tempdir().unwrap();
+/// # let dir = temporary.path().join("store");
+/// use kvs::{KvReader, KvStore};
+///
+/// let store = KvStore::open(&dir)?;
+/// store.put("key", "value")?;
+/// let reader = KvReader::open(&dir)?; // in any process
+/// assert_eq!(reader.get("key".to_string())?, Some("value".to_string()));
+/// store.put("key", "newer")?;
+/// assert_eq!(reader.get_bytes("key")?, Some(b"newer".to_vec()));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct KvReader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    env: Env,
+    dir: PathBuf,
+    index_bytes: usize,
+    log: SegmentSetReader,
+    view: Mutex<View>,
+}
+
+/// The store as last looked at.
+#[derive(Debug)]
+struct View {
+    hasher: KeyHasher,
+    /// Number of the checkpoint; 0 without one.
+    generation: u32,
+    table: Option<Arc<SharedTable>>,
+    /// What comes behind the checkpoint.
+    entries: Entries,
+    /// Places of the commands behind the checkpoint by the hash of their key, oldest first.
+    tail: HashMap<u64, SmallVec<[(u32, u32); 1]>>,
+    tail_commands: usize,
+    /// With so many a newer checkpoint is looked for.
+    tail_commands_max: usize,
+}
+
+impl KvReader {
+    /// Opens the store in a directory for reading.
+    ///
+    /// # Errors
+    /// [`Error::NotAStore`] if there is none; else as for [`KvReader::get_bytes`].
+    pub fn open(path: impl Into<PathBuf>) -> Result<KvReader> {
+        KvReader::open_with(path, Options::default())
+    }
+
+    /// As [`KvReader::open`], with the index budget and the environment of the options.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(path: impl Into<PathBuf>, options: Options) -> Result<KvReader> {
+        let (dir, Options { env, index_bytes, .. }) = (path.into(), options);
+        let not_a_store = |reason: &str| Error::NotAStore { path: dir.clone(), reason: reason.to_string() };
+        if !env.disk.exists(&dir.join(LOG_NAME)) {
+            return Err(not_a_store("there is no log in it"));
+        }
+        let log = match SegmentSetReader::open_in(env.clone(), dir.join(LOG_NAME)) {
+            Err(lsfs::Error::NotFound { .. }) => {
+                return Err(not_a_store("its log was begun and never finished"));
+            }
+            other => other?,
+        };
+        let view = View::load(&env, &dir, index_bytes, &log)?;
+        Ok(KvReader { shared: Arc::new(Shared { env, dir, index_bytes, log, view: Mutex::new(view) }) })
+    }
+
+    /// The value of a key; `None` if it is not there.
+    ///
+    /// # Errors
+    /// As for [`KvReader::get_bytes`]; [`Error::NotUtf8`] if the value is not a string.
+    pub fn get(&self, key: String) -> Result<Option<String>> {
+        let value = self.get_bytes(&key)?;
+        crate::store::string_of(key, value)
+    }
+
+    /// The value of a key; `None` if it is not there.
+    ///
+    /// # Errors
+    /// An error that [is corruption](Error::is_corruption) if the value, a frame that may be the key's, or a command
+    /// behind the last checkpoint does not verify.
+    pub fn get_bytes(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        self.shared.find(key.as_ref())?.map_or(Ok(None), |entry| value_of(&entry))
+    }
+
+    /// The values of several keys, in their order; not of one moment.
+    ///
+    /// # Errors
+    /// As for [`KvReader::get_bytes`].
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        keys.iter().map(|key| self.get_bytes(key)).collect()
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// As for [`KvReader::get_bytes`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let entry = self.shared.find(key.as_ref())?;
+        Ok(entry.is_some_and(|entry| !crate::record::is_remove(entry.kind)))
+    }
+}
+
+impl Shared {
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The frame of a key, be it a set or a remove.
+    fn find(&self, key: &[u8]) -> Result<Option<Entry>> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let generation = match self.look(key) {
+                Ok(entry) => return Ok(entry),
+                Err((generation, error)) if may_be_outdated(&error) => {
+                    last = Some(error);
+                    generation
+                }
+                Err((_, error)) => return Err(error),
+            };
+            let mut view = self.view();
+            if view.generation == generation {
+                *view = View::load(&self.env, &self.dir, self.index_bytes, &self.log)?;
+            }
+        }
+        Err(last.expect("only an error starts the look-up again"))
+    }
+
+    /// Looks a key up in what is known; an error says in which checkpoint it was met.
+    fn look(&self, key: &[u8]) -> std::result::Result<Option<Entry>, (u32, Error)> {
+        let mut view = self.view();
+        let generation = view.generation;
+        let of_this = |error: Error| (generation, error);
+        view.follow().map_err(of_this)?;
+        if view.tail_commands > view.tail_commands_max {
+            view.tail_commands_max *= 2;
+            let newer = View::load(&self.env, &self.dir, self.index_bytes, &self.log).map_err(of_this)?;
+            *view = newer;
+        }
+        let hash = view.hasher.hash(key);
+        let (tail, table) = (view.tail.get(&hash).cloned().unwrap_or_default(), view.table.clone());
+        drop(view);
+        for &(segment, position) in tail.iter().rev() {
+            let entry = self.log.read_at(segment, position).map_err(|error| of_this(error.into()))?;
+            if record_of(&entry).map_err(of_this)?.key == key {
+                return Ok(Some(entry));
+            }
+        }
+        let Some(table) = table else { return Ok(None) };
+        let hit = table.find_once(&self.log, key, hash, Damaged::Fail).map_err(of_this)?;
+        Ok(hit.map(|hit| hit.entry))
+    }
+}
+
+/// Whether a newer checkpoint may help.
+fn may_be_outdated(error: &Error) -> bool {
+    matches!(error, Error::Engine(lsfs::Error::Gone { .. }) | Error::IndexDamaged { .. })
+}
+
+impl View {
+    /// Reads the last checkpoint, and finds what is behind it.
+    fn load(env: &Env, dir: &Path, index_bytes: usize, log: &SegmentSetReader) -> Result<View> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            match View::load_once(env, dir, index_bytes, log) {
+                Err(error) if may_be_outdated(&error) => last = Some(error),
+                other => return other,
+            }
+        }
+        // Nobody replaces it, so it is damaged. The log alone says everything as well.
+        tracing::warn!(error = last.as_ref().map(tracing::field::display), "the checkpoint cannot be used");
+        View::from_log(log)
+    }
+
+    fn load_once(env: &Env, dir: &Path, index_bytes: usize, log: &SegmentSetReader) -> Result<View> {
+        let Some(root) = read_root(env, &dir.join(CHECKPOINT_NAME))? else { return View::from_log(log) };
+        let index = Index::open(env, dir, &root.index, index_bytes, OpenMode::Read)?;
+        let hasher = index.hasher();
+        let slots = slots_of(&index, &root)?;
+        let (segment, position) = root.log_end;
+        let mut view = View {
+            hasher,
+            generation: root.index.generation,
+            table: Some(Arc::new(SharedTable::new(Table { index, slots }))),
+            entries: log.iter_from(segment, position),
+            tail: HashMap::new(),
+            tail_commands: 0,
+            tail_commands_max: TAIL_COMMANDS_MAX,
+        };
+        view.follow()?;
+        Ok(view)
+    }
+
+    /// Without a checkpoint: everything is behind it.
+    fn from_log(log: &SegmentSetReader) -> Result<View> {
+        let mut view = View {
+            hasher: KeyHasher { seed: 0 },
+            generation: 0,
+            table: None,
+            entries: log.iter(),
+            tail: HashMap::new(),
+            tail_commands: 0,
+            tail_commands_max: TAIL_COMMANDS_MAX,
+        };
+        view.follow()?;
+        Ok(view)
+    }
+
+    /// Takes note of what was written since.
+    fn follow(&mut self) -> Result<()> {
+        while let Some(entry) = self.entries.next_entry()? {
+            let hash = self.hasher.hash(record_of(&entry)?.key);
+            self.tail.entry(hash).or_default().push((entry.pointer.segment, entry.pointer.position));
+            self.tail_commands += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The root of the last checkpoint; `None` if there is none that can be used.
+fn read_root(env: &Env, dir: &Path) -> Result<Option<Root>> {
+    if !env.disk.exists(dir) {
+        return Ok(None);
+    }
+    match FinalData::read_in(env.clone(), dir) {
+        Err(error) if error.is_corruption() => {
+            tracing::warn!(%error, "the checkpoint is damaged: the whole log is read");
+            Ok(None)
+        }
+        other => Ok(decode_root(other?)),
+    }
+}
+
+impl ReadAt for SegmentSetReader {
+    fn read_at(&self, segment: u32, position: u32) -> lsfs::Result<Entry> {
+        SegmentSetReader::read_at(self, segment, position)
+    }
+}
