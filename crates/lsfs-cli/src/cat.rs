@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use lsfs::{Error, Reader};
+use lsfs::{Error, Log, Reader};
 use serde::Serialize;
 
+use crate::mapped;
 use crate::output::{self, Output};
 use crate::place::{self, Place};
 
@@ -41,6 +42,9 @@ pub(crate) struct CatArgs {
 
 /// Prints the records asked for.
 pub(crate) fn run(args: &CatArgs) -> anyhow::Result<()> {
+    if matches!(place::look(&args.dir), Ok(Place::MappedLog)) {
+        return print_mapped(args);
+    }
     place::refuse_other(&args.dir, Place::RecordStream)?;
     let reader = Reader::open(&args.dir)?;
     let held = reader.bounds()?;
@@ -53,6 +57,44 @@ pub(crate) fn run(args: &CatArgs) -> anyhow::Result<()> {
     // What was read before an error is printed before it is said.
     let flushed = printer.output.flush().context(output::CANNOT_WRITE);
     printed.and(flushed)
+}
+
+/// As for a stream; records are printed as soon as they are appended, also before they are durable.
+fn print_mapped(args: &CatArgs) -> anyhow::Result<()> {
+    let log = mapped::open(&args.dir)?;
+    let mut printer = Printer { output: output::open()?, json: args.json, left: args.count };
+    let printed = match args.reverse {
+        true => mapped::each_backward(&log, args.from, |record| {
+            if printer.left > 0 {
+                printer.print(record.index, record.type_code, &record.payload)?;
+            }
+            Ok(printer.left > 0)
+        }),
+        false => print_mapped_forward(&log, args, &mut printer),
+    };
+    let flushed = printer.output.flush().context(output::CANNOT_WRITE);
+    printed.and(flushed)
+}
+
+fn print_mapped_forward(log: &Log, args: &CatArgs, printer: &mut Printer) -> anyhow::Result<()> {
+    let mut records = mapped::records_from(log, args.from)?;
+    let mut pause = PAUSE_MIN;
+    while printer.left > 0 {
+        if let Some(record) = records.next_record()? {
+            printer.print(record.index, record.type_code, &record.payload)?;
+            pause = PAUSE_MIN;
+            continue;
+        }
+        if !args.follow {
+            break;
+        }
+        printer.output.flush().context(output::CANNOT_WRITE)?;
+        if !output::sleep_while_read(&printer.output, pause).context(output::CANNOT_WRITE)? {
+            break;
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    Ok(())
 }
 
 fn forward(

@@ -9,6 +9,7 @@ use lsfs::{DataReader, Env, FinalData, StreamInfo};
 
 use crate::block_file::{self, BlockFile};
 use crate::exit::DamageFound;
+use crate::mapped;
 use crate::output;
 use crate::place::{self, Place, Writer};
 use crate::repair::Records;
@@ -33,6 +34,7 @@ pub(crate) struct InspectArgs {
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let path = &args.path;
     let report = match place::look(path)? {
+        Place::MappedLog => return inspect_mapped(args),
         Place::RecordStream => of_stream(path, None)?,
         Place::DataStream => of_stream(path, Some(DataReader::open(path)?.byte_count()))?,
         Place::FinalData => of_final_data(path)?,
@@ -45,6 +47,15 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     match report.health {
         Health::Damaged { .. } => Err(DamageFound(format!("{} is damaged", path.display())).into()),
         _ => Ok(()),
+    }
+}
+
+fn inspect_mapped(args: &InspectArgs) -> anyhow::Result<()> {
+    let dir = &args.path;
+    let report = mapped::inspect(dir, writer_of(dir)?.and_then(|writer| writer.pid))?;
+    match args.json {
+        true => output::print_json(&report),
+        false => output::print(report.to_string().as_bytes()),
     }
 }
 

@@ -14,6 +14,7 @@ mod input;
 mod inspect;
 mod lines;
 mod log;
+mod mapped;
 mod output;
 mod place;
 mod progress;

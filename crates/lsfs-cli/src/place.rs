@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use lsfs::log::is_mmap_log;
 use lsfs::{DataStream, Env, FinalData};
 
 /// What a path leads to.
@@ -13,6 +14,8 @@ pub(crate) enum Place {
     RecordStream,
     /// A directory with a data stream; below it is a record stream too.
     DataStream,
+    /// A directory with a log in memory-mapped frames.
+    MappedLog,
     /// A directory with final data.
     FinalData,
     /// A file.
@@ -39,11 +42,14 @@ pub(crate) fn look(path: &Path) -> anyhow::Result<Place> {
     if entries.iter().any(|entry| entry.name.starts_with("manifest.") || entry.name.ends_with(".seg")) {
         return Ok(Place::RecordStream);
     }
+    if is_mmap_log(&env, path)? {
+        return Ok(Place::MappedLog);
+    }
     let found = match entries.first() {
         Some(entry) => format!("it holds {} and nothing of ours", entry.name),
         None => "it holds no files".to_string(),
     };
-    bail!("{} is not a record stream, a data stream or final data: {found}", path.display());
+    bail!("{} is not a record stream, a mapped log, a data stream or final data: {found}", path.display());
 }
 
 /// Refuses a directory of another kind, with the command that is for it. A path that is missing or unknown passes: the
@@ -55,6 +61,9 @@ pub(crate) fn refuse_other(path: &Path, wanted: Place) -> anyhow::Result<()> {
             Place::FinalData => bail!("{} is final data: use `lsfs state`", path.display()),
             Place::RecordStream => {
                 bail!("{} is a record stream: use `lsfs record` and `lsfs cat`", path.display())
+            }
+            Place::MappedLog => {
+                bail!("{} is a mapped log: use `lsfs record` and `lsfs cat`", path.display())
             }
             Place::File => bail!("{} is a file, not a directory", path.display()),
         },

@@ -12,14 +12,15 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use lsfs::codec::{FILE_HEADER_BYTES, FileHeader};
-use lsfs::{RecordStream, StreamOptions};
+use lsfs::{Log, RecordStream, StreamOptions};
 use serde::Serialize;
 
 use crate::input::{CANNOT_READ, Input, Readiness, Wait};
 use crate::lines::LineReader;
+use crate::mapped;
 use crate::output::{self, Output};
 use crate::place::{self, Place};
 use crate::size::ByteSize;
@@ -32,7 +33,7 @@ const RECORD_LIMIT_DEFAULT: &str = "256MiB";
 
 /// Record each line of standard input, durably
 ///
-/// Appends to the record stream in DIR and creates it if it is missing. Lines are bytes: only `\n` ends one, and a last
+/// Appends to the record stream (or mapped log) in DIR and creates it if it is missing. Lines are bytes: only `\n` ends one, and a last
 /// line without it is a record too (`lsfs cat` prints a `\n` after every record).
 ///
 /// Ctrl-C, SIGTERM and SIGHUP end the recording in good order: what was recorded is made durable and acknowledged, a
@@ -41,6 +42,9 @@ const RECORD_LIMIT_DEFAULT: &str = "256MiB";
 pub(crate) struct RecordArgs {
     /// The stream's directory
     dir: PathBuf,
+    /// How a new log keeps its records; a directory that holds one keeps its own [default: block]
+    #[arg(long, value_enum)]
+    store: Option<StoreArg>,
     /// Type code of the records, any 64-bit number
     #[arg(long = "type", value_name = "N", default_value_t = 0)]
     type_code: u64,
@@ -59,6 +63,14 @@ pub(crate) struct RecordArgs {
     summary: SummaryArgs,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StoreArg {
+    /// A record stream: checksummed blocks, direct I/O
+    Block,
+    /// Plain frames in memory-mapped files, without checksums and type codes, for trusted directories
+    Mmap,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum SyncMode {
     /// Each record before the next line is looked at
@@ -72,23 +84,33 @@ enum SyncMode {
 
 /// Records standard input until it ends or somebody stops the command.
 pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<()> {
-    place::refuse_other(&args.dir, Place::RecordStream)?;
+    let store = store_of(args)?;
     let stop = StopRequest::install()?;
     let record_limit_bytes = u32::try_from(args.record_limit.0).unwrap_or(u32::MAX);
     let options = StreamOptions { record_limit_bytes, ..args.stream.options() };
     let input = Input::open()?;
-    let stream = RecordStream::open(&args.dir, options)?;
-    let limit_bytes = record_limit_of(&args.dir).unwrap_or(record_limit_bytes);
+    let (stream, limit_bytes) = match store {
+        StoreArg::Block => {
+            let stream = RecordStream::open(&args.dir, options)?;
+            (Sink::Block(stream), record_limit_of(&args.dir).unwrap_or(record_limit_bytes))
+        }
+        StoreArg::Mmap => {
+            let log = mapped::create(&args.dir, options.segment_bytes, record_limit_bytes)?;
+            let durable = log.next_offset()?;
+            (Sink::Mmap { log, durable }, record_limit_bytes)
+        }
+    };
     let acks =
-        if args.ack { Some(Acks { output: output::open()?, next: stream.next_index() }) } else { None };
+        if args.ack { Some(Acks { output: output::open()?, next: stream.durable_index() }) } else { None };
     let mut recording = Recording {
-        first_index: stream.next_index(),
+        first_index: stream.durable_index(),
         stream,
         type_code: args.type_code,
         mode: args.sync,
         acks,
         records: 0,
         bytes: 0,
+        pending_bytes: 0,
         stopwatch: Stopwatch::start(),
     };
     let outcome = recording.record_all(&mut LineReader::new(input, limit_bytes.into()), &stop);
@@ -96,6 +118,76 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<()> {
     let finished = recording.finish();
     args.summary.print(&recording.summary(stop.is_made()));
     outcome.and(finished).map_err(|error| recording.explain(error))
+}
+
+/// The store asked for, or the one that is there.
+fn store_of(args: &RecordArgs) -> anyhow::Result<StoreArg> {
+    let found = match place::look(&args.dir) {
+        Ok(Place::MappedLog) => Some(StoreArg::Mmap),
+        Ok(Place::RecordStream) => Some(StoreArg::Block),
+        _ => None,
+    };
+    if let (Some(found), Some(wanted)) = (found, args.store)
+        && found != wanted
+    {
+        let name = if found == StoreArg::Block { "block" } else { "mmap" };
+        bail!("{} holds a log of the {name} store; record into another directory", args.dir.display());
+    }
+    if found.is_none() {
+        place::refuse_other(&args.dir, Place::RecordStream)?;
+    }
+    Ok(found.or(args.store).unwrap_or(StoreArg::Block))
+}
+
+/// Where records go.
+enum Sink {
+    Block(RecordStream),
+    Mmap {
+        log: Log,
+        /// Records below this offset are durable.
+        durable: u64,
+    },
+}
+
+impl Sink {
+    fn append(&mut self, type_code: u64, line: &[u8]) -> lsfs::Result<()> {
+        match self {
+            Sink::Block(stream) => stream.append(type_code, line).map(drop),
+            Sink::Mmap { log, durable } => log.append(type_code, line).map(|offset| *durable = offset + 1),
+        }
+    }
+
+    fn append_buffered(&mut self, type_code: u64, line: &[u8]) -> lsfs::Result<()> {
+        match self {
+            Sink::Block(stream) => stream.append_buffered(type_code, line).map(drop),
+            Sink::Mmap { log, .. } => log.append_buffered(type_code, line).map(drop),
+        }
+    }
+
+    fn sync(&mut self) -> lsfs::Result<()> {
+        match self {
+            Sink::Block(stream) => stream.sync(),
+            Sink::Mmap { log, durable } => {
+                log.flush()?;
+                *durable = log.next_offset()?;
+                Ok(())
+            }
+        }
+    }
+
+    fn durable_index(&self) -> u64 {
+        match self {
+            Sink::Block(stream) => stream.durable_index(),
+            Sink::Mmap { durable, .. } => *durable,
+        }
+    }
+
+    fn close(&self) -> lsfs::Result<()> {
+        match self {
+            Sink::Block(stream) => stream.close(),
+            Sink::Mmap { log, .. } => log.close(),
+        }
+    }
 }
 
 /// The record limit of the stream in `dir`, as its segments' headers have it.
@@ -111,17 +203,31 @@ fn record_limit_of(dir: &Path) -> Option<u32> {
 }
 
 struct Recording {
-    stream: RecordStream,
+    stream: Sink,
     type_code: u64,
     mode: SyncMode,
     acks: Option<Acks>,
     first_index: u64,
     records: u64,
     bytes: u64,
+    /// Bytes since the last look at what must be synced.
+    pending_bytes: u64,
     stopwatch: Stopwatch,
 }
 
+/// A mapped log writes nothing by itself: so much is pending at most.
+const PENDING_BYTES_MAX: u64 = 1 << 20;
+
 impl Recording {
+    /// Makes what is pending durable where the engine does not do so in the background.
+    fn sync_mapped(&mut self) -> anyhow::Result<()> {
+        self.pending_bytes = 0;
+        if let Sink::Mmap { .. } = &self.stream {
+            self.stream.sync()?;
+        }
+        Ok(())
+    }
+
     fn record_all(&mut self, lines: &mut LineReader<Input>, stop: &StopRequest) -> anyhow::Result<()> {
         loop {
             self.record_what_is_read(lines, stop)?;
@@ -148,6 +254,10 @@ impl Recording {
             appended.with_context(|| format!("line {}", lines.lines()))?;
             self.records += 1;
             self.bytes += bytes;
+            self.pending_bytes += bytes;
+            if self.mode == SyncMode::Batch && self.pending_bytes >= PENDING_BYTES_MAX {
+                self.sync_mapped()?;
+            }
             if self.mode == SyncMode::Each {
                 self.acknowledge()?;
             }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use lsfs::log::MmapSegmentInfo;
 use lsfs::{Corruption, SegmentInfo};
 use serde::Serialize;
 
@@ -40,10 +41,41 @@ pub(crate) struct Report {
 pub(crate) enum Kind {
     RecordStream,
     DataStream,
+    MappedLog,
     FinalData,
     SegmentFile,
     FinalDataFile,
     SetSegmentFile,
+}
+
+/// What is known of a log in memory-mapped frames, which has neither identity nor checksums.
+#[derive(Debug, Serialize)]
+pub(crate) struct MappedReport {
+    /// The path asked for.
+    pub(crate) path: PathBuf,
+    /// What lies there.
+    pub(crate) kind: Kind,
+    /// What it holds.
+    #[serde(flatten)]
+    pub(crate) contents: Contents,
+    /// Its condition.
+    pub(crate) health: Health,
+}
+
+impl fmt::Display for MappedReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {}", self.path.display(), self.kind)?;
+        field(f, "format", "plain frames and index entries, no checksums")?;
+        field(f, "access", "memory-mapped")?;
+        match &self.contents {
+            Contents::Stream(stream) => {
+                stream.fmt_fields(f)?;
+                field(f, "health", &self.health)?;
+                stream.fmt_segments(f)
+            }
+            Contents::State(_) | Contents::File(_) => field(f, "health", &self.health),
+        }
+    }
 }
 
 /// What a path holds, by kind.
@@ -179,6 +211,21 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// From the engine's description of a mapped log.
+    pub(crate) fn mapped(info: &MmapSegmentInfo) -> Segment {
+        Segment {
+            file: info.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            first_index: info.base_offset,
+            next_index: info.next_offset,
+            used_bytes: info.used_bytes,
+            file_bytes: info.file_bytes,
+            allocated_bytes: info.allocated_bytes,
+            sealed: info.is_sealed,
+        }
+    }
+}
+
 impl From<&Corruption> for Damage {
     fn from(found: &Corruption) -> Damage {
         Damage {
@@ -208,6 +255,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Kind::RecordStream => "record stream",
             Kind::DataStream => "data stream",
+            Kind::MappedLog => "log in memory-mapped frames",
             Kind::FinalData => "final data",
             Kind::SegmentFile => "segment of a record stream",
             Kind::FinalDataFile => "file of final data",

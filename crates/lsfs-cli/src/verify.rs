@@ -5,7 +5,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use lsfs::{DataReader, Env, Error, FinalData, VerifyReport};
+use lsfs::log::verify_mmap;
+use lsfs::{DataReader, Env, Error, FinalData, Progress, VerifyReport};
 use serde::Serialize;
 
 use crate::exit::DamageFound;
@@ -16,7 +17,7 @@ use crate::repair::Records;
 use crate::report::Damage;
 use crate::summary::{Stopwatch, bytes_in_time, counted};
 
-/// Check every byte of a stream or a state
+/// Check every byte of a stream or a state, every frame of a mapped log
 ///
 /// Names each damaged file, the position in it and the records concerned, and ends with exit code 3 if there are any.
 /// Nothing is locked or changed; beside a live writer, what was durable at the beginning is checked.
@@ -36,6 +37,7 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     let mut verified = match place::look(dir)? {
         Place::RecordStream => Verified::stream(dir)?,
         Place::DataStream => Verified::data_stream(dir)?,
+        Place::MappedLog => Verified::mapped_log(dir)?,
         Place::FinalData => Verified::final_data(dir)?,
         Place::File => bail!("{} is a file: verify its directory, or `lsfs inspect` the file", dir.display()),
     };
@@ -70,8 +72,20 @@ struct Verified {
 
 impl Verified {
     fn stream(dir: &Path) -> anyhow::Result<Verified> {
+        Verified::with_bar(dir, |progress| lsfs::verify(&Env::default(), dir, progress))
+    }
+
+    /// There are no checksums: frames, indexes and names are compared.
+    fn mapped_log(dir: &Path) -> anyhow::Result<Verified> {
+        Verified::with_bar(dir, |progress| verify_mmap(&Env::default(), dir, progress))
+    }
+
+    fn with_bar(
+        dir: &Path,
+        verify: impl FnOnce(&mut dyn FnMut(Progress)) -> lsfs::Result<VerifyReport>,
+    ) -> anyhow::Result<Verified> {
         let bar = progress::bar("verifying", 0);
-        let report = lsfs::verify(&Env::default(), dir, |progress| {
+        let report = verify(&mut |progress| {
             bar.set_length(progress.total_bytes);
             bar.set_position(progress.done_bytes);
         });

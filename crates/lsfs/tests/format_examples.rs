@@ -12,10 +12,10 @@ use lsfs::codec::{
     FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer, FrameHeader,
     FrameIdentity, ListedSegment, MARK_BYTES, Manifest, Mark, POINTER_BYTES, Pointer,
     RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer, SLICE_HEADER_BYTES,
-    SLICE_TAILER_BYTES, SegmentEntry, SegmentList, SliceView, StreamId, Tally, block_seed, check_pieces,
-    piece_checksums, put_slice, stored_checksums,
+    SLICE_TAILER_BYTES, SegmentEntry, SegmentList, SliceView, SparseTable, StreamId, Tally, block_seed,
+    check_pieces, piece_checksums, put_slice, stored_checksums,
 };
-use lsfs::{RecordStream, StreamOptions};
+use lsfs::{Log, LogOptions, RecordStream, StoreKind, StreamOptions};
 
 const STREAM_ID: StreamId = StreamId(*b"0123456789abcdef");
 const SEGMENT_ID: u64 = 0x1122_3344_5566_7788;
@@ -159,11 +159,33 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
         ("manifest_with_lost", manifest_with_lost().encode()),
         ("mark", MARK.encode().to_vec()),
         ("live_page", live_page()),
+        ("mapped_frames", mapped_log().0),
+        ("mapped_index", mapped_log().1),
+        ("sparse_table", sparse_table().encode()),
         ("frame", frame()),
         ("footer", FOOTER.encode().to_vec()),
         ("segment_list", segment_list().encode()),
         ("pointer", POINTER.encode().to_vec()),
     ])
+}
+
+fn sparse_table() -> SparseTable {
+    SparseTable { rewrite_id: SEGMENT_ID, base_offset: 1000, next_offset: 2000, offsets: vec![1001, 1500] }
+}
+
+/// Data and index of a mapped log with two records, without the zeros behind them.
+fn mapped_log() -> (Vec<u8>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions { store: StoreKind::Mmap, first_offset: 1000, ..LogOptions::default() };
+    let log = Log::open(dir.path(), options).unwrap();
+    log.append_batch(&[(0, b"hello"), (0, b"mapped")]).unwrap();
+    log.close().unwrap();
+    let used = |extension: &str, len: usize| {
+        let bytes = fs::read(dir.path().join(format!("{:020}.{extension}", 1000))).unwrap();
+        assert!(bytes[len..].iter().all(|&byte| byte == 0));
+        bytes[..len].to_vec()
+    };
+    (used("log", 27), used("idx", 32))
 }
 
 /// The used part of the page that a new stream's writer publishes after one durable record of five bytes.
@@ -250,6 +272,7 @@ fn every_example_is_read_back_as_the_values_it_shows() {
     assert_eq!(Manifest::decode(&examples["manifest"]), Ok(manifest()));
     assert_eq!(Manifest::decode(&examples["manifest_with_lost"]), Ok(manifest_with_lost()));
     assert_eq!(Mark::decode(&examples["mark"]), Ok(MARK));
+    assert_eq!(SparseTable::decode(&examples["sparse_table"]), Ok(sparse_table()));
     let frame = &examples["frame"];
     assert_eq!(FrameHeader::decode(frame, &frame_identity(), POINTER.position.into()), Ok(FRAME_HEADER));
     let (header, body) = frame.split_at(FRAME_HEADER_BYTES_MIN);

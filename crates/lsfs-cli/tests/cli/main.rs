@@ -9,6 +9,7 @@ mod follow;
 mod inspect;
 mod interrupt;
 mod kill;
+mod mapped;
 mod record;
 mod repair;
 mod state;

@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{LockError, LockGuard};
@@ -19,20 +20,24 @@ struct OfdLock {
 impl LockGuard for OfdLock {}
 
 pub(super) fn acquire(path: &Path) -> Result<Box<dyn LockGuard>, LockError> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(LockError::Io)?;
-    match control(&file, libc::F_OFD_SETLK) {
-        Ok(_) => {}
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
-            return Err(LockError::Held { pid: read_pid(&mut file) });
+    let mut file = loop {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(LockError::Io)?;
+        match control(&file, libc::F_OFD_SETLK) {
+            // The last holder may have removed the file between the open and the lock: then it is nobody's.
+            Ok(_) if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) => {}
+            Ok(_) => break file,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+                return Err(LockError::Held { pid: read_pid(&mut file) });
+            }
+            Err(error) => return Err(LockError::Io(error)),
         }
-        Err(error) => return Err(LockError::Io(error)),
-    }
+    };
     let name_holder = |file: &mut File| -> io::Result<()> {
         file.set_len(0)?;
         file.rewind()?;

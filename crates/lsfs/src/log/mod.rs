@@ -146,7 +146,7 @@ impl Log {
                     if !options.create {
                         return Err(not_found(dir));
                     }
-                    directory::refuse_foreign(&env, dir, LOG)?;
+                    mmap_store::refuse_occupied(&env, dir)?;
                 }
                 Box::new(MmapStore::open(env, dir, options.mmap(), cleanup)?)
             }

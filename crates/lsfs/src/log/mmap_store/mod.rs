@@ -6,8 +6,8 @@
 //!
 //! **Invariants.** A file is never cut while it has its name, so that no mapping of it in any process faults; space is
 //! allocated before it is mapped. A frame's payload is written before its length, both before its index entry. A
-//! segment is durable as a whole before the next one has a name. The stored index is compared with the frames at every
-//! use. Lock order: flushing, then state.
+//! segment is durable as a whole before the next one has a name. The stored index is compared with the frames before
+//! it is used, and at every use. Lock order: flushing, then state.
 
 mod files;
 mod recovery;
@@ -29,6 +29,7 @@ use crate::log::cleanup::{DroppedSegment, StorageCleanup};
 use crate::stream::{Record, RecordRef};
 use files::MappedFile;
 pub use recovery::is_mmap_log;
+pub(crate) use recovery::refuse_occupied;
 use segment::{Active, OpenSealed, OpenSegments, Place, Sealed, damage, read_frame};
 pub use verify::{MmapInfo, MmapSegmentInfo, inspect_mmap, verify_mmap};
 
@@ -98,7 +99,8 @@ impl MmapStore {
         cleanup: Arc<dyn StorageCleanup>,
     ) -> Result<MmapStore> {
         let lock = WriterLock::acquire(&env, dir)?;
-        let (sealed, active) = recovery::recover(&env, dir, &options, &*cleanup)?;
+        let (sealed, active) =
+            recovery::recover(&env, dir, &options, &*cleanup).inspect_err(|_| remove_lock_file(&env, dir))?;
         Ok(MmapStore::with(env, dir, options, cleanup, true, sealed, active, Some(lock)))
     }
 
@@ -576,11 +578,7 @@ impl StorageBackend for MmapStore {
         self.shared.write_state().closed = true;
         let mut lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if lock.is_some() {
-            // Other programs may take every name in the directory for a segment's.
-            let path = self.shared.dir.join(LOCK_NAME);
-            if let Err(error) = self.shared.env.disk.remove(&path) {
-                tracing::debug!(path = %path.display(), %error, "could not remove the lock file");
-            }
+            remove_lock_file(&self.shared.env, &self.shared.dir);
         }
         lock.take();
         flushed
@@ -592,6 +590,15 @@ impl Drop for MmapStore {
         if let Err(error) = self.close() {
             tracing::warn!(dir = %self.shared.dir.display(), %error, "log was not closed cleanly");
         }
+    }
+}
+
+/// Removes the lock file, by whoever holds the lock: other programs may take every name in the directory for a
+/// segment's.
+fn remove_lock_file(env: &Env, dir: &Path) {
+    let path = dir.join(LOCK_NAME);
+    if let Err(error) = env.disk.remove(&path) {
+        tracing::debug!(path = %path.display(), %error, "could not remove the lock file");
     }
 }
 

@@ -26,6 +26,21 @@ pub fn is_mmap_log(env: &Env, dir: &Path) -> Result<bool> {
     Ok(!names.logs.is_empty() || names.reset.is_some())
 }
 
+/// A new log starts in an empty directory, or in one where starting was interrupted: then an index lies there alone.
+pub(crate) fn refuse_occupied(env: &Env, dir: &Path) -> Result<()> {
+    let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
+    let is_ours = |name: &str| {
+        directory::is_control(name) || directory::base_index_before(name, INDEX_EXTENSION).is_some()
+    };
+    match entries.iter().find(|entry| !is_ours(&entry.name)) {
+        None => Ok(()),
+        Some(entry) => {
+            let reason = format!("it holds the file {}; use an empty or new directory", entry.name);
+            Err(Error::NotFound { path: dir.to_path_buf(), expected: MMAP_LOG, reason })
+        }
+    }
+}
+
 /// The names of all files a segment may have.
 pub(super) fn names_of(base: u64) -> Vec<String> {
     // The table of offsets goes after the data that needs it.

@@ -207,7 +207,7 @@ impl Sealed {
             sparse: sparse.map(|table| table.offsets),
             walked: OnceLock::new(),
         };
-        if !open.index_is_plausible()? {
+        if !open.index_is_right()? {
             open.index = None;
         }
         let open = Arc::new(open);
@@ -239,14 +239,24 @@ impl OpenSegments {
 }
 
 impl OpenSealed {
-    /// Whether the stored index has as many entries as the segment has offsets, and begins and ends as it should.
-    fn index_is_plausible(&self) -> Result<bool> {
+    /// Walks the frames once and compares the stored index with them, as far as it has to be right.
+    ///
+    /// Looking only at an entry and its neighbours would not do: an index that leaves a record out agrees with the frames
+    /// everywhere but at one place.
+    fn index_is_right(&self) -> Result<bool> {
         let (Some(index), count) = (&self.index, self.next - self.base) else { return Ok(false) };
         if count == 0 || index.len() / (INDEX_ENTRY_BYTES as u64) < count {
             return Ok(false);
         }
-        let first = IndexEntry { offset: self.base, position: 0 };
-        Ok(read_entry(index, 0)? == first && read_entry(index, count - 1)?.offset == self.next - 1)
+        let mut position = 0;
+        for number in 0..count {
+            let entry = IndexEntry { offset: self.base + number, position };
+            match self.frame_end(position)? {
+                Some(end) if read_entry(index, number)? == entry => position = end,
+                _ => return Ok(false),
+            }
+        }
+        Ok(self.log.frame_at(position, self.limit_bytes)? == MappedFrameLook::Free)
     }
 
     /// The frame of the first record from `offset` on; `None` if the segment holds none.
@@ -261,8 +271,8 @@ impl OpenSealed {
         Ok(table.entries().get(at).map(|entry| Place { offset: entry.offset, position: entry.position }))
     }
 
-    /// Looks the offset up in the stored index, and believes it only if the frames before, at and behind the position
-    /// meet where the entries say.
+    /// Looks the offset up in the stored index, which was right when it was mapped; it is believed only as long as the
+    /// frames before, at and behind the position meet where the entries say.
     fn checked_look_up(&self, index: &MappedFile, offset: u64) -> Result<Option<u64>> {
         let number = offset - self.base;
         let entry = read_entry(index, number)?;
