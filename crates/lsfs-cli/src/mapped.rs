@@ -63,8 +63,13 @@ pub(crate) fn inspect(dir: &Path, pid: Option<u32>) -> lsfs::Result<MappedReport
         (false, false) => Health::Intact,
     };
     let segments = segments.iter().map(|info: &MmapSegmentInfo| Segment::mapped(info)).collect();
-    let contents =
-        StreamContents { first_index: first_offset, next_index: next_offset, byte_count: None, segments };
+    let contents = StreamContents {
+        first_index: first_offset,
+        next_index: next_offset,
+        byte_count: None,
+        lost: Vec::new(),
+        segments,
+    };
     Ok(MappedReport {
         path: dir.to_path_buf(),
         kind: Kind::MappedLog,

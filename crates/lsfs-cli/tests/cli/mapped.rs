@@ -37,8 +37,8 @@ fn a_mapped_log_is_recorded_and_read_like_a_stream() {
         b"four\n"
     );
     lsfs!("cat", "--from", "9", &dir).run().expect(1).says(&["record 9 is not in the stream", "0 to 4"]);
-    let inspected = lsfs!("inspect", &dir).run();
-    let text = inspected.expect(0).text();
+    let inspected = lsfs!("inspect", &dir).run().expect(0);
+    let text = inspected.text();
     assert!(text.contains("log in memory-mapped frames") && text.contains("0 to 3 (4)"), "{text}");
     assert!(lsfs!("verify", &dir).run().expect(0).text().contains("4 records verified"));
     lsfs!("record", "--store", "block", &dir)
