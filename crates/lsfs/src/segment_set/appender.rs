@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ const LIST_REFRESH_BYTES: u64 = 8 << 20;
 const GATHER_PAUSE: Duration = Duration::from_micros(20);
 /// A batch this long is not worth waiting for more.
 const GATHER_BYTES_MAX: usize = 64 << 10;
+/// So many waiters that gathering ends.
+const ENOUGH: u32 = u32::MAX;
 /// What a footer without bytes of the user takes; kept free in every segment.
 const FOOTER_RESERVE_BYTES: u64 = (FRAME_HEADER_BYTES_MIN + FOOTER_BYTES) as u64;
 
@@ -69,6 +71,8 @@ pub(crate) struct Appender {
     /// Every buffer up to this one is durable.
     done: AtomicU64,
     disk_was_full: AtomicBool,
+    /// How many waiters are in the buffer being filled, or [`ENOUGH`]; for whoever gathers, who holds no lock.
+    arrived: AtomicU32,
     /// Sleepers wait on the word of their buffer's parity, so one wake reaches just that batch.
     words: [EventWord; 2],
     pub(crate) space: Space,
@@ -120,7 +124,9 @@ struct Tail {
     flushing: bool,
     /// Somebody changes more than the buffer: nobody else may append or flush.
     exclusive: bool,
+    /// The committer was kicked, or will look by itself when buffered entries are old enough.
     committer_kicked: bool,
+    committer_pauses: bool,
     room_waiters: u32,
     sleepers: [u32; 2],
     recent: RecentImages,
@@ -210,6 +216,7 @@ impl Appender {
             room: Condvar::new(),
             done: AtomicU64::new(0),
             disk_was_full: AtomicBool::new(false),
+            arrived: AtomicU32::new(0),
             words: Default::default(),
             space,
             live,
@@ -295,17 +302,12 @@ impl Appender {
         self.metrics.appended_entries.add(entries.len() as u64);
         self.metrics.appended_bytes.add(bytes as u64);
         if durability == Durability::Sync && self.is_durable() {
-            tail.filling_waiters += 1;
+            self.count_waiter(&mut tail);
             self.commit(tail, batch)?;
             return Ok(pointers);
         }
         if tail.buffered_since.is_none() {
             tail.buffered_since = Some(self.env.runtime.now());
-        }
-        let pending = tail.buffer.pending_bytes();
-        if pending >= BUFFERED_BYTES_MAX && pending - bytes.min(pending) < BUFFERED_BYTES_MAX {
-            // It may be waiting for the time to pass.
-            tail.committer_kicked = false;
         }
         self.kick_committer(tail);
         Ok(pointers)
@@ -398,8 +400,10 @@ impl Appender {
 
     // ---- flushing ----
 
+    /// Sees to it that what waits in the buffer is written, at once or when its time has come.
     fn kick_committer(&self, mut tail: TailGuard<'_>) {
-        if tail.flushing || tail.committer_kicked || tail.exclusive {
+        let is_urgent = tail.filling_waiters > 0 || tail.buffer.pending_bytes() >= BUFFERED_BYTES_MAX;
+        if tail.flushing || tail.exclusive || tail.committer_kicked || (tail.committer_pauses && !is_urgent) {
             // Whoever flushes or is exclusive looks again before it goes.
             return;
         }
@@ -413,7 +417,7 @@ impl Appender {
     /// The background committer: carries on as long as somebody waits, and writes what was buffered long enough.
     fn commit_step(&self) -> Step {
         let mut tail = self.tail();
-        tail.committer_kicked = false;
+        (tail.committer_kicked, tail.committer_pauses) = (false, false);
         while !tail.flushing && !tail.exclusive && tail.failure.is_none() && tail.buffer.pending_bytes() > 0 {
             if tail.filling_waiters > 0 {
                 tail = self.flush(self.gather(tail), true);
@@ -423,7 +427,7 @@ impl Appender {
                 .buffered_since
                 .map_or(Duration::ZERO, |since| self.env.runtime.now().saturating_sub(since));
             if tail.buffer.pending_bytes() < BUFFERED_BYTES_MAX && age < BUFFERED_FOR_MAX {
-                tail.committer_kicked = true;
+                tail.committer_pauses = true;
                 return Step::After(BUFFERED_FOR_MAX - age);
             }
             tail = self.flush(tail, false);
@@ -431,29 +435,37 @@ impl Appender {
         Step::Idle
     }
 
-    /// Lets those who were woken by the last batch come back before the next one leaves; see docs/design/0002.
+    /// Counts somebody who waits for the buffer being filled.
+    fn count_waiter(&self, tail: &mut Tail) {
+        tail.filling_waiters += 1;
+        let enough = tail.is_gathered();
+        self.arrived.store(if enough { ENOUGH } else { tail.filling_waiters }, Ordering::Release);
+    }
+
+    /// Lets those who were woken by the last batch come back before the next one leaves; see docs/design/0002. It takes
+    /// no lock while it looks, for those it waits for need it.
     fn gather<'a>(&'a self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
-        let target = tail.last_waiters;
-        let is_full =
-            |tail: &Tail| tail.filling_waiters >= target || tail.buffer.pending_bytes() >= GATHER_BYTES_MAX;
-        if target < 2 || is_full(&tail) {
+        if tail.last_waiters < 2 || tail.is_gathered() {
             return tail;
         }
         // Others sleep or return meanwhile, as while a buffer is in flight.
         tail.flushing = true;
         let mut seen = tail.filling_waiters;
+        self.arrived.store(seen, Ordering::Release);
+        drop(tail);
         let mut last_arrival = self.env.runtime.now();
-        while !is_full(&tail) {
-            drop(tail);
-            self.env.runtime.yield_now();
+        loop {
+            let arrived = self.arrived.load(Ordering::Acquire);
             let now = self.env.runtime.now();
-            tail = self.tail();
-            if tail.filling_waiters > seen {
-                (seen, last_arrival) = (tail.filling_waiters, now);
-            } else if now.saturating_sub(last_arrival) > GATHER_PAUSE {
+            if arrived == ENOUGH || (arrived == seen && now.saturating_sub(last_arrival) > GATHER_PAUSE) {
                 break;
             }
+            if arrived != seen {
+                (seen, last_arrival) = (arrived, now);
+            }
+            self.env.runtime.yield_now();
         }
+        let mut tail = self.tail();
         tail.flushing = false;
         tail
     }
@@ -466,11 +478,13 @@ impl Appender {
     fn flush<'a>(&'a self, mut tail: TailGuard<'a>, sync: bool) -> TailGuard<'a> {
         debug_assert!(!tail.flushing);
         if tail.failure.is_some() {
+            self.announce_room(&tail);
             return tail;
         }
         let sync = (sync || tail.filling_waiters > 0) && self.is_durable();
         let image = (tail.buffer.pending_bytes() > 0).then(|| tail.take_buffer());
         if image.is_none() && !(sync && tail.durable != tail.written) {
+            self.announce_room(&tail);
             return tail;
         }
         let (written, batch) = (tail.appended, tail.filling - 1);
@@ -535,21 +549,18 @@ impl Appender {
         Ok(())
     }
 
-    /// Wakes everybody who waited for this buffer, or for any after a failure, and looks after what is due.
+    /// Wakes everybody who waited for this buffer, and looks after what is due.
     fn answer<'a>(&'a self, mut tail: TailGuard<'a>, batch: Sequence) -> TailGuard<'a> {
         tail.flushing = false;
         self.announce_room(&tail);
-        let has_failed = tail.failure.is_some();
-        let mut wakes = [false; 2];
-        for (at, wake) in wakes.iter_mut().enumerate() {
-            *wake = (has_failed || at == parity(batch)) && std::mem::take(&mut tail.sleepers[at]) > 0;
-        }
+        let word = &self.words[parity(batch)];
+        let has_sleepers = std::mem::take(&mut tail.sleepers[parity(batch)]) > 0;
         let is_due = self.is_background_due(&tail);
-        if wakes == [false; 2] && !is_due {
+        if !has_sleepers && !is_due {
             return tail;
         }
         drop(tail);
-        for (word, _) in self.words.iter().zip(wakes).filter(|(_, wake)| *wake) {
+        if has_sleepers {
             word.set_and_wake_all(word.load().wrapping_add(1));
         }
         if is_due && let Some(preparer) = self.preparer.get() {
@@ -569,6 +580,10 @@ impl Appender {
         tail.failure = Some(Failure { cause, batch, path, positions });
         tail.recent.clear();
         tail.appended = tail.durable;
+        // Whoever waits for a buffer or for room is told, wherever the failure came from.
+        tail.sleepers = [0; 2];
+        self.words.iter().for_each(|word| word.set_and_wake_all(word.load().wrapping_add(1)));
+        self.room.notify_all();
     }
 
     fn notice_full_disk(&self, cause: &Error) {
@@ -1004,7 +1019,7 @@ impl FrameSource for Appender {
             let tail = self.tail();
             if tail.active.number == segment.number && tail.failure.is_none() {
                 if let Some(bytes) = tail.buffer.bytes_from(range.clone()) {
-                    return Ok(Window::copied(bytes.to_vec()));
+                    return Ok(Window::copied(bytes.into()));
                 }
                 if let Some(image) = tail.recent.find(segment.number, range.start) {
                     return Ok(Window::written(image, range.start..range.end.min(image.end)));
@@ -1052,6 +1067,7 @@ impl Tail {
             flushing: false,
             exclusive: false,
             committer_kicked: false,
+            committer_pauses: false,
             room_waiters: 0,
             sleepers: [0; 2],
             recent,
@@ -1114,6 +1130,11 @@ impl Tail {
         let image = Arc::new(self.buffer.take(&identity, segment, is_witness, spare));
         self.recent.push(Arc::clone(&image));
         image
+    }
+
+    /// Whether as many wait as did for the last buffer, or for so many bytes that gathering does not pay.
+    fn is_gathered(&self) -> bool {
+        self.filling_waiters >= self.last_waiters || self.buffer.pending_bytes() >= GATHER_BYTES_MAX
     }
 
     fn used_bytes(&self) -> u64 {

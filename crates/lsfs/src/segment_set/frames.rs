@@ -161,7 +161,7 @@ impl Entries {
 /// The position of the first header that verifies behind the frame at the start of the range; the range's end if there
 /// is none.
 fn next_header(source: &dyn FrameSource, segment: &Segment, range: Range<u64>) -> Result<u64> {
-    let identity = segment.open()?.identity;
+    let identity = segment.identity()?;
     let tag = identity.tag_bytes();
     let header_bytes_max = crate::codec::frame_header_bytes(identity.body_limit_bytes) as u64;
     let mut from = range.start;

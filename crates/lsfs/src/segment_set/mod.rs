@@ -93,7 +93,7 @@ pub struct Body(Window);
 impl Body {
     /// The bytes as a vector.
     pub fn into_vec(self) -> Vec<u8> {
-        self.0.into_vec()
+        self.0.to_vec()
     }
 }
 
@@ -349,7 +349,9 @@ impl SegmentSet {
     /// # Errors
     /// [`Error::Gone`] if there is none with this number.
     pub fn segment(&self, number: u32) -> Result<SegmentHandle> {
-        Ok(SegmentHandle { segment: self.appender().segment(number)?, source: self.source() })
+        let segment = self.appender().segment(number)?;
+        segment.hold()?;
+        Ok(SegmentHandle { segment, source: self.source() })
     }
 
     /// All entries, oldest first, as far as they are durable when the cursor comes to them.

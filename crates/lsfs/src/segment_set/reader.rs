@@ -113,7 +113,9 @@ impl SegmentSetReader {
     /// # Errors
     /// [`Error::Gone`] if there is none with this number.
     pub fn segment(&self, number: u32) -> Result<SegmentHandle> {
-        Ok(SegmentHandle { segment: self.shared.segment(number)?, source: self.source() })
+        let segment = self.shared.segment(number)?;
+        segment.hold()?;
+        Ok(SegmentHandle { segment, source: self.source() })
     }
 
     /// All entries, oldest first.

@@ -1,5 +1,6 @@
 //! One segment file of a set, and reading frames from it.
 
+use std::iter::repeat_n;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use crate::codec::{
 };
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::io::{AlignedBuf, File, OpenMode};
+use crate::io::{AlignedBuf, File, FileMap, MapAdvice, OpenMode};
 use crate::segment_set::image::Image;
 use crate::segment_set::options::PAGE_BYTES;
 
@@ -33,7 +34,11 @@ pub(crate) struct Segment {
     path: PathBuf,
     pub(crate) number: u32,
     pub(crate) segment_id: u64,
+    /// Empty until it is needed, and again once the segment is mapped: a set of many segments must not hold a
+    /// descriptor for each.
     open: Mutex<Option<Arc<OpenSegment>>>,
+    /// The sealed segment in memory; `None` inside if it could not be mapped.
+    mapped: OnceLock<Option<Mapped>>,
     /// What lies in it, once it is sealed.
     sealed: OnceLock<Tally>,
     released_bytes: AtomicU64,
@@ -45,6 +50,13 @@ pub(crate) struct OpenSegment {
     pub(crate) file: Arc<dyn File>,
     pub(crate) header: FileHeader,
     pub(crate) identity: FrameIdentity,
+}
+
+/// A sealed segment in memory.
+#[derive(Debug)]
+struct Mapped {
+    map: Box<dyn FileMap>,
+    identity: FrameIdentity,
 }
 
 impl OpenSegment {
@@ -64,14 +76,14 @@ pub(crate) struct Window {
 #[derive(Clone, Debug)]
 enum WindowBytes {
     Read(Arc<AlignedBuf>),
-    Copied(Arc<Vec<u8>>),
+    Copied(Arc<[u8]>),
     Written(Arc<Image>),
 }
 
 impl Window {
-    pub(crate) fn copied(bytes: Vec<u8>) -> Self {
+    pub(crate) fn copied(bytes: Arc<[u8]>) -> Self {
         let range = 0..bytes.len();
-        Window { bytes: WindowBytes::Copied(Arc::new(bytes)), range }
+        Window { bytes: WindowBytes::Copied(bytes), range }
     }
 
     pub(crate) fn written(image: &Arc<Image>, range: Range<u64>) -> Self {
@@ -84,20 +96,6 @@ impl Window {
         assert!(range.start <= range.end && range.end <= self.range.len(), "{range:?} of {:?}", self.range);
         let start = self.range.start;
         Window { bytes: self.bytes.clone(), range: start + range.start..start + range.end }
-    }
-
-    pub(crate) fn into_vec(self) -> Vec<u8> {
-        match self.bytes {
-            WindowBytes::Copied(bytes) => match Arc::try_unwrap(bytes) {
-                Ok(mut bytes) => {
-                    bytes.truncate(self.range.end);
-                    bytes.drain(..self.range.start);
-                    bytes
-                }
-                Err(shared) => shared[self.range].to_vec(),
-            },
-            _ => self.to_vec(),
-        }
     }
 }
 
@@ -133,6 +131,7 @@ impl Segment {
             number: entry.number,
             segment_id: entry.segment_id,
             open: Mutex::default(),
+            mapped: OnceLock::new(),
             sealed: OnceLock::new(),
             released_bytes: AtomicU64::new(entry.released_bytes.into()),
         }
@@ -222,8 +221,33 @@ impl Segment {
 
     /// The open file, if nobody can read it any more but the caller: then it may be used for another segment.
     pub(crate) fn into_file(self) -> Option<Arc<dyn File>> {
-        let open = self.open.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-        Some(Arc::clone(&open.file))
+        self.open().ok().map(|open| Arc::clone(&open.file))
+    }
+
+    /// What frames of the segment are checked against.
+    pub(crate) fn identity(&self) -> Result<FrameIdentity> {
+        match self.mapped() {
+            Some(mapped) => Ok(mapped.identity),
+            None => Ok(self.open()?.identity),
+        }
+    }
+
+    /// Opens or maps it, so that it stays readable whatever becomes of its name.
+    pub(crate) fn hold(&self) -> Result<()> {
+        self.identity().map(|_identity| ())
+    }
+
+    /// The segment in memory, if it is sealed and can be mapped.
+    fn mapped(&self) -> Option<&Mapped> {
+        self.sealed.get()?;
+        let map = || {
+            let open = self.open().ok()?;
+            let map = open.file.map(open.file.len().ok()?).ok()?;
+            map.advise(MapAdvice::Random);
+            *self.open_slot() = None;
+            Some(Mapped { map, identity: open.identity })
+        };
+        self.mapped.get_or_init(map).as_ref()
     }
 
     /// The length of its file.
@@ -231,8 +255,15 @@ impl Segment {
         self.open()?.file.len().map_err(|error| Error::io("measure", &self.path, error))
     }
 
-    /// Reads a range of positions from the disk.
+    /// Reads a range of positions, from memory if the segment is sealed.
     pub(crate) fn read_window(&self, range: Range<u64>) -> Result<Window> {
+        if let Some(mapped) = self.mapped() {
+            let mut bytes: Arc<[u8]> = repeat_n(0, (range.end - range.start) as usize).collect();
+            let target = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+            if mapped.map.read(range.start, target).is_ok() {
+                return Ok(Window::copied(bytes));
+            }
+        }
         let open = self.open()?;
         let page = PAGE_BYTES as u64;
         let start = range.start / page * page;
@@ -345,7 +376,7 @@ pub(crate) fn read_header(
         Some(len) => position + frame_header_bytes(len) as u64,
         None => position + FIRST_LOOK_BYTES,
     };
-    let identity = segment.open()?.identity;
+    let identity = segment.identity()?;
     let mut window = source.window(segment, position..wanted.min(end))?;
     let decoded = match FrameHeader::decode(&window, &identity, position) {
         Err(FrameFault::Short { needed, .. }) if position + needed <= end => {
