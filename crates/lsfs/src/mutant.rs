@@ -55,6 +55,16 @@ pub enum Mutant {
     OlderStateAccepted,
     /// A mark is set before its bytes are durable.
     MarkBeforeData,
+    /// The beginning of a batch of a segment set counts without its end.
+    HalfBatchAccepted,
+    /// A frame of an earlier epoch continues a segment set.
+    StaleFrameAccepted,
+    /// A frame says that everything before it is durable though some of it was not synced.
+    WitnessTooEarly,
+    /// A synced append of a segment set does not sync what was written before it without a sync.
+    OwnFramesSyncedOnly,
+    /// A reclaim removes files before the list is durable.
+    ReclaimBeforeList,
 }
 
 #[cfg(feature = "testing")]
@@ -77,7 +87,7 @@ pub(crate) const fn is(_mutant: Mutant) -> bool {
 #[cfg(feature = "testing")]
 impl Mutant {
     /// Every mutant.
-    pub const ALL: [Mutant; 20] = [
+    pub const ALL: [Mutant; 25] = [
         Mutant::AcknowledgeBeforeSync,
         Mutant::SwallowedError,
         Mutant::RetryAfterFailedSync,
@@ -98,6 +108,11 @@ impl Mutant {
         Mutant::StateOverwritten,
         Mutant::OlderStateAccepted,
         Mutant::MarkBeforeData,
+        Mutant::HalfBatchAccepted,
+        Mutant::StaleFrameAccepted,
+        Mutant::WitnessTooEarly,
+        Mutant::OwnFramesSyncedOnly,
+        Mutant::ReclaimBeforeList,
     ];
 
     /// Runs `act` with this mutant in place of the engine, on this thread.

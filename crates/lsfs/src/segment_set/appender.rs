@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::final_data::StatePair;
 use crate::io::{Access, AlignedBuf, Background, EventWord, File, SharedPage, Step, WriteSync};
 use crate::metrics::{Counter, Histogram};
+use crate::mutant::{self, Mutant};
 use crate::segment_set::image::{Image, OpenBuffer, RecentImages};
 use crate::segment_set::options::{Durability, PAGE_BYTES, SEGMENT_BYTES_MAX, SetKind, SetOptions};
 use crate::segment_set::segment::{FrameSource, Segment, SegmentPlace, Window, segment_name};
@@ -531,6 +532,7 @@ impl Appender {
         sync: bool,
         unsynced: bool,
     ) -> Result<()> {
+        let unsynced = unsynced && !mutant::is(Mutant::OwnFramesSyncedOnly);
         if let Some(image) = image {
             let pages = image.pages();
             // A durable write vouches for its own bytes only, not for those written before without a sync.
@@ -881,6 +883,9 @@ impl Appender {
         if dropped.is_empty() {
             return Ok(());
         }
+        if mutant::is(Mutant::ReclaimBeforeList) {
+            dropped.iter().for_each(|segment| self.space.remove(segment.path()));
+        }
         if let Err(error) = self.save(&mut list, false) {
             // In doubt until the next open; what is there can still be read.
             let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
@@ -1124,7 +1129,7 @@ impl Tail {
         self.filling += 1;
         self.last_waiters = std::mem::take(&mut self.filling_waiters);
         self.buffered_since = None;
-        let is_witness = self.durable == self.written;
+        let is_witness = self.durable == self.written || mutant::is(Mutant::WitnessTooEarly);
         let spare = self.recent.take_spare();
         let (identity, segment) = (self.identity, self.active.number);
         let image = Arc::new(self.buffer.take(&identity, segment, is_witness, spare));

@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::final_data::{FinalDataOptions, StatePair};
 use crate::io::{Access, OpenMode};
 use crate::metrics::Latencies;
+use crate::mutant::{self, Mutant};
 use crate::stream::StreamOptions;
 use crate::stream::space::{self, Space};
 use appender::{Appender, Recovered};
@@ -653,7 +654,7 @@ fn recover(
     let (active, tally) = match active {
         Some(active) => {
             // What was read may still be in the device's cache only; from now on others may rely on it.
-            if !place.is_cache {
+            if !place.is_cache && !mutant::is(Mutant::NoSegmentSyncAtOpen) {
                 let file = &active.open()?.file;
                 file.sync().map_err(|error| Error::io("sync", active.path(), error))?;
             }

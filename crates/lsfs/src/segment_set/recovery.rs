@@ -12,6 +12,7 @@ use crate::codec::{
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::io::{OpenMode, parent_of};
+use crate::mutant::{self, Mutant};
 use crate::segment_set::options::PAGE_BYTES;
 use crate::segment_set::segment::{Segment, SegmentPlace, Window, number_of, segment_name};
 use crate::segment_set::{LIST_STEM, SET};
@@ -192,12 +193,17 @@ impl<'a> Scan<'a> {
                     break;
                 }
                 // A leftover of an abandoned tail, or the footer of a seal that was cut short.
-                Seen::Frame(header, _) if epoch_of(&header) < known_epoch || header.footer => break,
+                Seen::Frame(header, _)
+                    if header.footer
+                        || (epoch_of(&header) < known_epoch && !mutant::is(Mutant::StaleFrameAccepted)) =>
+                {
+                    break;
+                }
                 Seen::Frame(header, header_bytes) => {
                     let checksums = stored_checksums(&header_bytes, header.body_bytes);
                     let checksums = checksums.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
                     open_batch = open_batch.with(position, header.body_bytes, checksums);
-                    if !header.more {
+                    if !header.more || mutant::is(Mutant::HalfBatchAccepted) {
                         tally = open_batch;
                     }
                 }

@@ -73,12 +73,12 @@ struct Run<'a> {
     seed: u64,
 }
 
-/// Half of the seeds append bodies of one size: then leftovers of an abandoned tail or of a recycled segment lie exactly
-/// where new frames are expected.
+/// Half of the seeds append bodies of one size, a frame for each page or half of it: then leftovers of an abandoned tail
+/// or of a recycled segment lie exactly where new frames are expected.
 fn body(choices: &mut Choices, seed: u64, tag: u64) -> Arc<[u8]> {
     let len = match choices.below(12) {
-        _ if seed.is_multiple_of(4) => 492,
-        _ if seed % 4 == 2 => 1000,
+        _ if seed.is_multiple_of(4) => 4076,
+        _ if seed % 4 == 2 => 2028,
         0 => 0,
         1..=6 => choices.below(200),
         7..=9 => choices.below(3000),

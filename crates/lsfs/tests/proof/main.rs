@@ -13,4 +13,5 @@ mod damage;
 mod faults;
 mod golden;
 mod mutants;
+mod segment_set_damage;
 mod segment_set_faults;

@@ -7,6 +7,7 @@ use lsfs::Mutant;
 use crate::crash::{Workload, crash_everywhere};
 use crate::crash_data_stream::DataStreamWorkload;
 use crate::crash_final_data::{FinalDataWorkload, damage_state};
+use crate::crash_segment_set::SegmentSetWorkload;
 use crate::crash_stream::StreamWorkload;
 use crate::damage::damage_sectors;
 use crate::faults::strike_everywhere;
@@ -17,19 +18,22 @@ enum Driver {
     CrashStream,
     CrashFinalData,
     CrashDataStream,
+    CrashSegmentSet,
     Faults,
     DamageSegment,
     DamageState,
 }
 
-use Driver::{CrashDataStream, CrashFinalData, CrashStream, DamageSegment, DamageState, Faults};
+use Driver::{
+    CrashDataStream, CrashFinalData, CrashSegmentSet, CrashStream, DamageSegment, DamageState, Faults,
+};
 
 /// Who must catch whom.
-const CAUGHT_BY: [(Mutant, &[Driver]); 20] = [
-    (Mutant::AcknowledgeBeforeSync, &[CrashStream, CrashFinalData, CrashDataStream]),
+const CAUGHT_BY: [(Mutant, &[Driver]); 25] = [
+    (Mutant::AcknowledgeBeforeSync, &[CrashStream, CrashFinalData, CrashDataStream, CrashSegmentSet]),
     (Mutant::SwallowedError, &[Faults]),
     (Mutant::RetryAfterFailedSync, &[Faults]),
-    (Mutant::NoDirectorySync, &[CrashStream, CrashFinalData, CrashDataStream]),
+    (Mutant::NoDirectorySync, &[CrashStream, CrashFinalData, CrashDataStream, CrashSegmentSet]),
     (Mutant::TornSliceAccepted, &[CrashStream, CrashFinalData, DamageSegment]),
     (Mutant::StaleBlockAccepted, &[CrashStream]),
     (Mutant::EpochsMayFall, &[CrashStream]),
@@ -41,11 +45,16 @@ const CAUGHT_BY: [(Mutant, &[Driver]); 20] = [
     (Mutant::NoManifestAtRotation, &[CrashStream, CrashDataStream]),
     (Mutant::PurgeBeforeManifest, &[CrashStream]),
     (Mutant::CleanBeforeManifest, &[CrashStream]),
-    (Mutant::NoSegmentSyncAtOpen, &[CrashStream]),
+    (Mutant::NoSegmentSyncAtOpen, &[CrashStream, CrashSegmentSet]),
     (Mutant::NoStateSyncAtOpen, &[CrashFinalData]),
     (Mutant::StateOverwritten, &[CrashFinalData]),
     (Mutant::OlderStateAccepted, &[DamageState]),
     (Mutant::MarkBeforeData, &[CrashDataStream]),
+    (Mutant::HalfBatchAccepted, &[CrashSegmentSet]),
+    (Mutant::StaleFrameAccepted, &[CrashSegmentSet]),
+    (Mutant::WitnessTooEarly, &[CrashSegmentSet]),
+    (Mutant::OwnFramesSyncedOnly, &[CrashSegmentSet]),
+    (Mutant::ReclaimBeforeList, &[CrashSegmentSet]),
 ];
 
 /// How many disks a crash driver may look at before it has to have found something.
@@ -58,6 +67,7 @@ impl Driver {
             CrashStream => crash_until::<StreamWorkload>(IMAGES_MAX),
             CrashFinalData => crash_until::<FinalDataWorkload>(IMAGES_MAX),
             CrashDataStream => crash_until::<DataStreamWorkload>(IMAGES_MAX),
+            CrashSegmentSet => crash_until::<SegmentSetWorkload>(IMAGES_MAX),
             Faults => strike_everywhere(0).map(|_| ()),
             DamageSegment => damage_sectors(),
             DamageState => damage_state(),
