@@ -20,6 +20,8 @@ pub struct Entries {
     segment: Option<Arc<Segment>>,
     number: u32,
     position: u64,
+    /// Where the entries of the segment ended when that was last asked.
+    end: u64,
     /// Whether an exact place was asked for, which must still be there.
     is_exact: bool,
     run: Option<(u64, Window)>,
@@ -62,7 +64,7 @@ impl Entries {
     /// From the first entry of segment `number`, or of the next one there is.
     pub(crate) fn from_segment(source: Arc<dyn FrameSource>, number: u32) -> Self {
         let position = PAGE_BYTES as u64;
-        Entries { source, segment: None, number, position, is_exact: false, run: None, damage: None }
+        Entries { source, segment: None, number, position, end: 0, is_exact: false, run: None, damage: None }
     }
 
     /// From the entry at a place.
@@ -84,11 +86,16 @@ impl Entries {
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         loop {
             let Some(segment) = self.find_segment()? else { return Ok(None) };
-            let end = self.source.shown_end(&segment)?;
-            if self.position >= end {
-                if segment.sealed().is_none() || self.position < self.source.shown_end(&segment)? {
+            if self.position >= self.end {
+                // Asked first: it may be sealed, with more entries, while the end is looked for.
+                let is_sealed = segment.sealed().is_some();
+                self.end = self.source.shown_end(&segment)?;
+                if self.position >= self.end && !is_sealed {
                     return Ok(None);
                 }
+            }
+            let end = self.end;
+            if self.position >= end {
                 self.go_to(segment.number + 1, PAGE_BYTES as u64);
                 continue;
             }
@@ -111,7 +118,7 @@ impl Entries {
     }
 
     fn go_to(&mut self, number: u32, position: u64) {
-        (self.number, self.position) = (number, position);
+        (self.number, self.position, self.end) = (number, position, 0);
         (self.segment, self.run, self.is_exact) = (None, None, false);
     }
 

@@ -284,6 +284,10 @@ impl SegmentSet {
 
     /// Appends an entry; `durability` says when the call returns. Answers its place.
     ///
+    /// Do not keep the pointer where it survives a crash before the entry does: in place of an entry that was lost, the
+    /// next ones are appended. (In a cache places are not used again, so pointers may be kept; what was lost is
+    /// [`Error::Gone`].)
+    ///
     /// # Errors
     /// [`Error::TooLarge`] and [`Error::NoSpace`] change nothing: the latter means that no new segment could be made,
     /// and reclaiming gives space back. [`Error::IndeterminateEntries`] if the write that carried the entry failed:
@@ -644,7 +648,7 @@ fn recover(
     if !place.is_cache {
         recovery::refuse_orphans(env, dir, Some(&list))?;
     }
-    let Layout { sealed, active, end } = Layout::find(place, &list, None)?;
+    let Layout { mut sealed, active, end } = Layout::find(place, &list, None)?;
     if let Some(damage) = end.damage {
         return Err(damage);
     }
@@ -652,19 +656,28 @@ fn recover(
     list.epoch += 1;
     list.closed = false;
     let (active, tally) = match active {
+        // Entries of a cache that a crash took may still be pointed to: their places are not used again.
+        Some(lost) if place.is_cache && !were_live_bytes_exact => {
+            lost.seal(end.tally);
+            sealed.push(lost);
+            (None, Tally::of_empty())
+        }
+        active => (active, end.tally),
+    };
+    let (active, tally) = match active {
         Some(active) => {
             // What was read may still be in the device's cache only; from now on others may rely on it.
             if !place.is_cache && !mutant::is(Mutant::NoSegmentSyncAtOpen) {
                 let file = &active.open()?.file;
                 file.sync().map_err(|error| Error::io("sync", active.path(), error))?;
             }
-            (active, end.tally)
+            (active, tally)
         }
         None => {
             let number = list.active().number + 1;
-            let made =
-                appender::create_segment(place, options, list.set_id, list.epoch, number, space.first()?);
-            (Arc::new(made?), Tally::of_empty())
+            let spare = space.first()?;
+            let made = appender::create_segment(place, options, list.set_id, list.epoch, number, spare)?;
+            (Arc::new(made), Tally::of_empty())
         }
     };
     // The decision where the set ends is durable before anything changes; a new epoch shuts out what lies behind.
@@ -695,4 +708,37 @@ fn remove_unnamed(env: &Env, dir: &Path, space: &Space, named: &[ListedSegment])
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames have 16 bits for the writer's epoch, counted from the one in which their segment was made.
+    #[test]
+    fn a_segment_that_was_opened_too_often_is_followed_by_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Env::default();
+        let open = || SegmentSet::open_in(env.clone(), dir.path(), SetOptions::default()).unwrap();
+        let mut pointers = vec![open().append(0, b"first", Durability::Sync).unwrap()];
+        for epoch in [65_534u32, 65_536, 1 << 20] {
+            let mut pair =
+                StatePair::open(env.clone(), dir.path(), LIST_STEM, FinalDataOptions::default()).unwrap();
+            let state = pair.state().unwrap().bytes.clone();
+            let list = SegmentList { epoch, ..SegmentList::decode(&state).unwrap() };
+            pair.set(&list.encode()).unwrap();
+            drop(pair);
+            for _ in 0..2 {
+                let set = open();
+                pointers.push(set.append(0, b"more", Durability::Sync).unwrap());
+            }
+        }
+        let set = open();
+        let mut entries = set.iter();
+        for pointer in &pointers {
+            assert_eq!(entries.next_entry().unwrap().unwrap().pointer, *pointer);
+        }
+        assert!(entries.next_entry().unwrap().is_none());
+        assert!((2..6).contains(&set.segments().len()), "{:?}", set.segments());
+    }
 }

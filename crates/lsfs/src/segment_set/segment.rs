@@ -298,6 +298,14 @@ impl Segment {
         Error::corrupt(&self.path, position, None, fault)
     }
 
+    /// That a place lies before or behind the entries. In a cache those behind may have been lost.
+    fn outside(&self, position: u64, end: u64) -> Error {
+        if self.place.is_cache && position >= PAGE_BYTES as u64 {
+            return Error::Gone { path: self.path.clone() };
+        }
+        self.no_entry(position, format!("the segment's entries lie from {PAGE_BYTES} to {end}"))
+    }
+
     /// That there is no entry at a place.
     pub(crate) fn no_entry(&self, position: u64, reason: String) -> Error {
         Error::NoEntry { path: self.path.clone(), position, reason }
@@ -365,8 +373,7 @@ pub(crate) fn read_header(
     expected: Expected,
 ) -> Result<(FrameHeader, Window)> {
     let Expected { position, len, end } = expected;
-    let outside =
-        || segment.no_entry(position, format!("the segment's entries lie from {PAGE_BYTES} to {end}"));
+    let outside = || segment.outside(position, end);
     if position < PAGE_BYTES as u64 || position >= end {
         return Err(outside());
     }
