@@ -87,11 +87,14 @@ impl Entries {
         loop {
             let Some(segment) = self.find_segment()? else { return Ok(None) };
             if self.position >= self.end {
-                // Asked first: it may be sealed, with more entries, while the end is looked for.
-                let is_sealed = segment.sealed().is_some();
+                let was_sealed = segment.sealed().is_some();
                 self.end = self.source.shown_end(&segment)?;
-                if self.position >= self.end && !is_sealed {
-                    return Ok(None);
+                if self.position >= self.end && !was_sealed {
+                    if segment.sealed().is_none() {
+                        return Ok(None);
+                    }
+                    // Sealed while its end was looked for, perhaps with more entries: that end counts.
+                    continue;
                 }
             }
             let end = self.end;
