@@ -150,8 +150,8 @@ pub(crate) struct Records {
     /// Where the next slice is expected.
     block: u32,
     offset: usize,
-    /// The header of `block`, once seen.
-    current: Option<BlockHeader>,
+    /// The header of `block` and the seed of its slices, once seen.
+    current: Option<(BlockHeader, u32)>,
     epoch: u32,
     next_index: Option<u64>,
     assembly: Option<Assembly>,
@@ -243,8 +243,8 @@ impl Records {
             }
             let image_start = at as usize * block_bytes;
             let image = &run[image_start..image_start + block_bytes];
-            let header = match self.current {
-                Some(header) => header,
+            let (header, seed) = match self.current {
+                Some(current) => current,
                 None => self.enter(image)?,
             };
             if self.offset >= usize::from(header.used_bytes) {
@@ -256,7 +256,7 @@ impl Records {
                 self.offset = BLOCK_HEADER_BYTES;
                 continue;
             }
-            let slice = SliceView::decode(image, &header, self.offset, self.reader.checksum)
+            let slice = SliceView::decode_seeded(image, &header, seed, self.offset, self.reader.checksum)
                 .map_err(|fault| self.fault(fault))?;
             let found = self.take_slice(&slice, image_start)?;
             self.offset = slice.end();
@@ -278,7 +278,7 @@ impl Records {
         self.fault(Reason::Chain(reason))
     }
 
-    fn enter(&mut self, image: &[u8]) -> Result<BlockHeader, Fault> {
+    fn enter(&mut self, image: &[u8]) -> Result<(BlockHeader, u32), Fault> {
         let header = self.reader.header(image, self.block).map_err(|fault| Fault {
             block: self.block,
             offset: 0,
@@ -291,8 +291,9 @@ impl Records {
             )));
         }
         self.epoch = header.epoch;
-        self.current = Some(header);
-        Ok(header)
+        let current = (header, header.seed());
+        self.current = Some(current);
+        Ok(current)
     }
 
     fn take_slice(

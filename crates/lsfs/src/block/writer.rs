@@ -73,6 +73,8 @@ impl<'a> PendingRecord<'a> {
 #[derive(Clone, Copy, Debug)]
 struct BlockFacts {
     first_index: u64,
+    /// What the checksums of its slices begin with.
+    seed: u32,
     used_bytes: u16,
     last_slice_start: u16,
     /// Whether the first slice belongs to a record that began in an earlier block.
@@ -213,8 +215,10 @@ impl BlockWriter {
             self.buf = self.buf.grown((self.buf.len() * 2).min(self.buf_bytes_max));
         }
         let used_bytes = BLOCK_HEADER_BYTES as u16;
+        let Identity { segment_id, epoch, .. } = self.identity;
         self.blocks.push(BlockFacts {
             first_index: record.index,
+            seed: block_seed(segment_id, self.first_block + self.blocks.len() as u32, epoch),
             used_bytes,
             last_slice_start: used_bytes,
             continues: record.slice_number > 0,
@@ -223,7 +227,7 @@ impl BlockWriter {
     }
 
     fn put_slice_of(&mut self, record: &mut PendingRecord<'_>, payload_bytes: usize, is_last: bool) {
-        let Identity { segment_id, epoch, checksum, block_bytes } = self.identity;
+        let Identity { checksum, block_bytes, .. } = self.identity;
         let at = self.blocks.len() - 1;
         let number = self.first_block + at as u32;
         let facts = &mut self.blocks[at];
@@ -247,9 +251,16 @@ impl BlockWriter {
         ];
         let delta =
             u16::try_from(record.index - facts.first_index).expect("a block holds under 65536 records");
-        let seed = block_seed(segment_id, number, epoch);
-        let end =
-            put_slice(block, usize::from(start), seed, checksum, delta, record.slice_number, is_last, parts);
+        let end = put_slice(
+            block,
+            usize::from(start),
+            facts.seed,
+            checksum,
+            delta,
+            record.slice_number,
+            is_last,
+            parts,
+        );
         facts.last_slice_start = start;
         facts.used_bytes = end as u16;
         record.written_bytes += payload_bytes;

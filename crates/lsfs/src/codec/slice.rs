@@ -109,6 +109,17 @@ impl<'a> SliceView<'a> {
         start: usize,
         checksum: Checksum,
     ) -> Result<SliceView<'a>, SliceFault> {
+        SliceView::decode_seeded(block, header, header.seed(), start, checksum)
+    }
+
+    /// As [`SliceView::decode`] for who reads many slices of a block; `seed` is [`BlockHeader::seed`].
+    pub fn decode_seeded(
+        block: &'a [u8],
+        header: &BlockHeader,
+        seed: u32,
+        start: usize,
+        checksum: Checksum,
+    ) -> Result<SliceView<'a>, SliceFault> {
         let used = usize::from(header.used_bytes).min(block.len());
         if start + SLICE_OVERHEAD_BYTES > used {
             return Err(SliceFault::Length { body_bytes: 0, used_bytes: header.used_bytes });
@@ -124,10 +135,8 @@ impl<'a> SliceView<'a> {
         let fields = Fields(slice);
         let tailer = slice.len() - SLICE_TAILER_BYTES;
         let stored = fields.u32(tailer + 9);
-        if !checksum.matches(header.seed(), &slice[..tailer + 9], stored)
-            && !mutant::is(Mutant::TornSliceAccepted)
-        {
-            let computed = checksum.of(header.seed(), &slice[..tailer + 9]);
+        if !checksum.matches(seed, &slice[..tailer + 9], stored) && !mutant::is(Mutant::TornSliceAccepted) {
+            let computed = checksum.of(seed, &slice[..tailer + 9]);
             return Err(SliceFault::Checksum { stored, computed });
         }
         let (delta, number) = (fields.u16(2), fields.u32(4));

@@ -291,8 +291,12 @@ impl Job {
             Next::Pause { end, .. } => (state.pause, state.timed) = (Some(end.1), Some(end)),
             Next::Rest => {}
         }
+        let has_ended = state.has_ended;
         drop(state);
-        self.step_over.notify_all();
+        // Only who ends a task waits for its step.
+        if has_ended {
+            self.step_over.notify_all();
+        }
         next
     }
 }
