@@ -5,10 +5,12 @@
 //! (standard output), [`stop`] (Ctrl-C), [`size`] (byte sizes in words), [`progress`], [`log`] and [`exit`] (which
 //! error gives which exit code).
 
+mod bench;
 mod block_file;
 mod cat;
 mod completions;
 mod data;
+mod dump;
 mod exit;
 mod input;
 mod inspect;
@@ -54,9 +56,11 @@ enum Command {
     State(state::StateArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Dump(dump::DumpArgs),
     Repair(repair::RepairArgs),
     Truncate(truncate::TruncateArgs),
     Purge(truncate::PurgeArgs),
+    Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -70,9 +74,11 @@ fn main() -> ExitCode {
         Command::State(args) => state::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Dump(args) => dump::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Truncate(args) => truncate::run_truncate(&args),
         Command::Purge(args) => truncate::run_purge(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
     })
 }

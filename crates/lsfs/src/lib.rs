@@ -38,6 +38,7 @@ mod clerk;
 pub mod codec;
 mod data_stream;
 mod directory;
+pub mod dump;
 mod env;
 mod error;
 mod final_data;

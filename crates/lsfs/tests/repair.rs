@@ -144,3 +144,111 @@ fn every_damaged_block_costs_its_own_records_and_no_others() {
         }
     }
 }
+
+/// A stream with damage that its repair has to do with every kind of step for.
+fn damaged(seed: u64, kind: usize) -> SimDisk {
+    let disk = recorded(seed, 60, seed.is_multiple_of(2));
+    let segments = files(&disk, "seg");
+    let (middle, active) = (&segments[1], segments.last().unwrap());
+    match kind {
+        // The end of the active segment, and a file that is gone.
+        0 => {
+            disk.zero_sector(active, 1).unwrap();
+            disk.truncate_raw(middle, 0).unwrap();
+        }
+        // Both manifests, and a file header.
+        1 => {
+            for path in files(&disk, "a").iter().chain(&files(&disk, "b")) {
+                let sectors = disk.contents(path).unwrap().len() as u64 / 512;
+                (0..sectors).for_each(|sector| disk.zero_sector(path, sector).unwrap());
+                disk.flip_bit(path, 3).unwrap();
+            }
+            disk.flip_bit(middle, 8 * 50).unwrap();
+        }
+        // A file header, and a record in the middle.
+        _ => {
+            disk.flip_bit(active, 8 * 20).unwrap();
+            disk.zero_sector(middle, 3).unwrap();
+        }
+    }
+    disk
+}
+
+#[test]
+fn a_crash_at_any_moment_of_a_repair_costs_nothing() {
+    for mode in [RepairMode::Keep, RepairMode::Cut] {
+        for kind in 0..3 {
+            let seed = 10 + kind as u64;
+            let disk = damaged(seed, kind);
+            let whole = disk.power_fail(CrashStyle::EverythingUnsynced, 0);
+            let wanted = plan(&sim_env(&whole, 20), DIR, mode).unwrap();
+            wanted.apply().unwrap_or_else(|error| panic!("{mode:?} {kind}: {error}\n{wanted}"));
+            let repaired = readable(&whole, 21);
+            assert!(!wanted.steps.is_empty() && !repaired.is_empty(), "{mode:?} {kind}: {wanted}");
+
+            disk.start_trace();
+            plan(&sim_env(&disk, 20), DIR, mode).unwrap().apply().unwrap();
+            let trace = disk.stop_trace();
+            let mut images = trace.images();
+            let mut round = 0;
+            loop {
+                let point = images.crash_point();
+                // Every third style at each point, the others at its neighbours.
+                for &style in CrashStyle::ALL.iter().skip(point % 3).step_by(3) {
+                    round += 1;
+                    let image = images.image(style, round);
+                    let context = format!("{mode:?} {kind} {style:?} {}", trace.describe(point));
+                    let again = plan(&sim_env(&image, 30 + round), DIR, mode)
+                        .unwrap_or_else(|error| panic!("{context}: {error}"));
+                    again.apply().unwrap_or_else(|error| panic!("{context}: {error}\n{again}"));
+                    assert_eq!(readable(&image, 31), repaired, "{context}");
+                    if round % 16 == 0 {
+                        check(&image, 1000 + round, &repaired, &context);
+                    }
+                }
+                if !images.advance() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cut_leaves_no_holes() {
+    let disk = damaged(11, 0);
+    let before = readable(&disk, 12);
+    let planned = plan(&sim_env(&disk, 12), DIR, RepairMode::Cut).unwrap();
+    let cut = planned.cut.clone().expect("records are lost");
+    planned.apply().unwrap();
+    let kept: BTreeMap<_, _> = readable(&disk, 13);
+    assert_eq!(kept.keys().copied().collect::<Vec<_>>(), (0..cut.start).collect::<Vec<_>>());
+    assert!(before.range(..cut.start).all(|(index, bytes)| kept.get(index) == Some(bytes)));
+    assert_eq!(check(&disk, 14, &kept, "cut"), []);
+}
+
+#[test]
+fn a_plan_that_no_longer_holds_is_refused() {
+    let disk = damaged(11, 0);
+    let old = plan(&sim_env(&disk, 12), DIR, RepairMode::Keep).unwrap();
+    old.apply().unwrap();
+    assert!(matches!(old.apply(), Err(Error::PlanOutdated { .. })));
+}
+
+#[test]
+fn lost_records_leave_with_what_is_truncated_or_purged() {
+    let disk = damaged(11, 0);
+    plan(&sim_env(&disk, 12), DIR, RepairMode::Keep).unwrap().apply().unwrap();
+    let stream = RecordStream::open_in(sim_env(&disk, 13), DIR, options()).unwrap();
+    let lost = stream.lost_ranges();
+    assert!(lost.len() > 1, "{lost:?}");
+    let (first, last) = (lost[0].clone(), lost[lost.len() - 1].clone());
+    stream.truncate_after(last.start - 1).unwrap();
+    assert_eq!(stream.lost_ranges(), lost[..lost.len() - 1]);
+    assert_eq!(stream.append(1, &payload(last.start)).unwrap(), last.start);
+    assert_eq!(stream.read(last.start).unwrap().payload, payload(last.start));
+    stream.purge_before(first.start + 1).unwrap();
+    assert_eq!(stream.lost_ranges()[0], first.start + 1..first.end);
+    stream.reset_to(5).unwrap();
+    assert_eq!(stream.lost_ranges(), []);
+}

@@ -52,9 +52,20 @@ fn wrong_usage_exits_with_2() {
 fn help_version_and_completions_exit_with_0() {
     let version = lsfs!("--version").run().expect(0);
     assert_eq!(version.text(), format!("lsfs {}\n", env!("CARGO_PKG_VERSION")));
-    for command in
-        ["record", "cat", "data", "state", "inspect", "verify", "repair", "truncate", "purge", "completions"]
-    {
+    for command in [
+        "record",
+        "cat",
+        "data",
+        "state",
+        "inspect",
+        "verify",
+        "dump",
+        "repair",
+        "truncate",
+        "purge",
+        "bench",
+        "completions",
+    ] {
         lsfs!(command, "--help").run().expect(0);
     }
     for shell in ["bash", "zsh", "fish"] {

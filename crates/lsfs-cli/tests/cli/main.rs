@@ -1,10 +1,12 @@
 //! The command `lsfs`, run as its users run it.
 
 mod bad_input;
+mod bench;
 mod beside;
 mod cat;
 mod damage;
 mod data;
+mod dump;
 mod follow;
 mod inspect;
 mod interrupt;

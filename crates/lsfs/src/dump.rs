@@ -1,0 +1,697 @@
+//! The bytes of a file, field by field, in the names and at the offsets of `docs/format.md`.
+//!
+//! The principal function is [`dump`]: it takes one file of any kind apart and hands over [`Part`]s, whatever their bytes
+//! are. Damaged and foreign bytes are shown as such. [`LAYOUTS`] are the tables it reads by; a test compares them with
+//! those of the document. A new kind of file is one more arm of [`dump`] and its tables.
+
+use std::fmt::Write;
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
+
+use crate::codec::{
+    BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader, BlockTailer, Checksum,
+    FILE_HEADER_BYTES, FileHeader, INDEX_ENTRY_BYTES, MARK_BYTES, RECORD_TAILER_BYTES, RecordHeader,
+    SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SliceView, is_block_size,
+};
+use crate::directory::{LIVE_NAME, LOCK_NAME};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::io::{ANY_UNIT_BYTES, AlignedBuf, File, OpenMode};
+
+/// How the bytes of a field are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// Text.
+    Text,
+    /// A little-endian number.
+    Number,
+    /// A number that only identifies: in hexadecimal.
+    Id,
+    /// Bytes, as they are.
+    Bytes,
+}
+
+/// One field of a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldLayout {
+    /// Offset in the layout.
+    pub offset: usize,
+    /// Its bytes.
+    pub bytes: usize,
+    /// Its name in the document.
+    pub name: &'static str,
+    /// How it is read.
+    pub show: Show,
+}
+
+/// A table of fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// What it is called in a dump.
+    pub name: &'static str,
+    /// The beginning of the heading, or of the line, above its table in the document.
+    pub heading: &'static str,
+    /// Its fields.
+    pub fields: &'static [FieldLayout],
+}
+
+const fn field(offset: usize, bytes: usize, name: &'static str, show: Show) -> FieldLayout {
+    FieldLayout { offset, bytes, name, show }
+}
+
+const FILE_HEADER: Layout = Layout {
+    name: "file header",
+    heading: "### File header",
+    fields: &[
+        field(0, 8, "magic", Show::Text),
+        field(8, 4, "format version", Show::Number),
+        field(12, 4, "checksum", Show::Id),
+        field(16, 1, "kind", Show::Number),
+        field(17, 1, "checksum kind", Show::Number),
+        field(18, 1, "compression", Show::Number),
+        field(19, 1, "reserved", Show::Bytes),
+        field(20, 4, "block size", Show::Number),
+        field(24, 16, "stream id", Show::Bytes),
+        field(40, 8, "segment id", Show::Id),
+        field(48, 8, "base index", Show::Number),
+        field(56, 4, "epoch", Show::Number),
+        field(60, 4, "in-flight limit", Show::Number),
+        field(64, 4, "record limit", Show::Number),
+        field(68, 12, "reserved", Show::Bytes),
+    ],
+};
+
+const BLOCK_HEADER: Layout = Layout {
+    name: "block header",
+    heading: "### Block header",
+    fields: &[
+        field(0, 4, "magic", Show::Text),
+        field(4, 4, "checksum", Show::Id),
+        field(8, 8, "segment id", Show::Id),
+        field(16, 4, "block number", Show::Number),
+        field(20, 4, "epoch", Show::Number),
+        field(24, 8, "first index", Show::Number),
+        field(32, 8, "durable index", Show::Number),
+        field(40, 8, "durable position", Show::Number),
+        field(48, 2, "used", Show::Number),
+    ],
+};
+
+const BLOCK_TAILER: Layout = Layout {
+    name: "block tailer",
+    heading: "### Block tailer",
+    fields: &[
+        field(0, 2, "last slice start", Show::Number),
+        field(2, 2, "used", Show::Number),
+        field(4, 4, "magic", Show::Text),
+    ],
+};
+
+const SLICE_HEADER: Layout = Layout {
+    name: "slice header",
+    heading: "### Slice header",
+    fields: &[
+        field(0, 1, "magic", Show::Id),
+        field(1, 1, "flags", Show::Number),
+        field(2, 2, "index delta", Show::Number),
+        field(4, 4, "slice number", Show::Number),
+        field(8, 2, "body length", Show::Number),
+    ],
+};
+
+const SLICE_TAILER: Layout = Layout {
+    name: "slice tailer",
+    heading: "### Slice tailer",
+    fields: &[
+        field(0, 4, "slice number", Show::Number),
+        field(4, 2, "index delta", Show::Number),
+        field(6, 2, "start", Show::Number),
+        field(8, 1, "magic", Show::Id),
+        field(9, 4, "checksum", Show::Id),
+    ],
+};
+
+const RECORD_HEADER: Layout = Layout {
+    name: "record header",
+    heading: "### Record header",
+    fields: &[
+        field(0, 1, "magic and compression", Show::Id),
+        field(1, 8, "type code", Show::Number),
+        field(9, 4, "stored length", Show::Number),
+        field(13, 4, "raw length", Show::Number),
+    ],
+};
+
+const RECORD_TAILER: Layout = Layout {
+    name: "record tailer",
+    heading: "### Record tailer",
+    fields: &[
+        field(0, 8, "record index", Show::Number),
+        field(8, 8, "type code", Show::Number),
+        field(16, 4, "first block", Show::Number),
+        field(20, 2, "first offset", Show::Number),
+        field(22, 1, "magic", Show::Id),
+    ],
+};
+
+const MANIFEST: Layout = Layout {
+    name: "manifest",
+    heading: "## The manifest",
+    fields: &[
+        field(0, 4, "magic", Show::Text),
+        field(4, 4, "version", Show::Number),
+        field(8, 16, "stream id", Show::Bytes),
+        field(24, 4, "epoch", Show::Number),
+        field(28, 4, "closed", Show::Number),
+        field(32, 8, "first index", Show::Number),
+        field(40, 4, "lost ranges", Show::Number),
+        field(44, 4, "segments", Show::Number),
+    ],
+};
+
+const MANIFEST_ENTRY: Layout = Layout {
+    name: "manifest entry",
+    heading: "An entry:",
+    fields: &[
+        field(0, 8, "segment id", Show::Id),
+        field(8, 8, "base index", Show::Number),
+        field(16, 8, "next index", Show::Number),
+        field(24, 8, "end position", Show::Number),
+    ],
+};
+
+const LOST_RANGE: Layout = Layout {
+    name: "lost range",
+    heading: "A lost range,",
+    fields: &[field(0, 8, "first lost", Show::Number), field(8, 8, "next kept", Show::Number)],
+};
+
+const MARK: Layout = Layout {
+    name: "mark",
+    heading: "### Mark",
+    fields: &[
+        field(0, 4, "magic", Show::Text),
+        field(4, 4, "version", Show::Number),
+        field(8, 8, "number", Show::Number),
+        field(16, 8, "byte count", Show::Number),
+        field(24, 8, "record count", Show::Number),
+        field(32, 8, "first segment", Show::Number),
+        field(40, 4, "first block", Show::Number),
+        field(44, 4, "last block", Show::Number),
+        field(48, 2, "first offset", Show::Number),
+        field(50, 10, "reserved", Show::Bytes),
+    ],
+};
+
+const LIVE_PAGE: Layout = Layout {
+    name: "live page",
+    heading: "## The live page",
+    fields: &[
+        field(0, 8, "magic", Show::Text),
+        field(8, 8, "epoch", Show::Number),
+        field(16, 8, "segment", Show::Number),
+        field(24, 8, "durable index", Show::Number),
+        field(32, 8, "durable position", Show::Number),
+        field(40, 8, "first index", Show::Number),
+        field(48, 8, "check", Show::Id),
+    ],
+};
+
+const INDEX_ENTRY: [FieldLayout; 2] =
+    [field(0, 8, "offset", Show::Number), field(8, 8, "position", Show::Number)];
+
+/// Every table that a dump reads by and that `docs/format.md` has.
+pub const LAYOUTS: [Layout; 12] = [
+    FILE_HEADER,
+    BLOCK_HEADER,
+    BLOCK_TAILER,
+    SLICE_HEADER,
+    SLICE_TAILER,
+    RECORD_HEADER,
+    RECORD_TAILER,
+    MANIFEST,
+    MANIFEST_ENTRY,
+    LOST_RANGE,
+    MARK,
+    LIVE_PAGE,
+];
+
+/// A run of bytes that belong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it is.
+    pub name: String,
+    /// Where it begins in the file.
+    pub position: u64,
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// Its fields, or none if it has no layout.
+    pub fields: Vec<Field>,
+    /// Whether it verifies, and what else is to be said of it.
+    pub notes: Vec<String>,
+}
+
+/// One field of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name in the document.
+    pub name: &'static str,
+    /// Where it begins in the file.
+    pub position: u64,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What they say.
+    pub meaning: String,
+}
+
+/// What is handed over; a [`ControlFlow::Break`] ends the dump.
+type See<'a> = dyn FnMut(Part) -> ControlFlow<()> + 'a;
+
+/// Takes the file at `path` apart, all of it or one block (0 is the file header), in the order of its bytes.
+///
+/// # Errors
+/// If the file cannot be read, or has no such block. Damage is no error: it is part of the dump.
+pub fn dump(
+    env: &Env,
+    path: &Path,
+    block: Option<u32>,
+    mut see: impl FnMut(Part) -> ControlFlow<()>,
+) -> Result<()> {
+    let file = env
+        .disk
+        .open(path, OpenMode::Read, ANY_UNIT_BYTES)
+        .map_err(|error| Error::io("open", path, error))?;
+    let len = file.len().map_err(|error| Error::io("measure", path, error))?;
+    let dump = Dump { path, file: &*file, len };
+    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    // The reader wants no more.
+    let _ended = match name.rsplit('.').next() {
+        _ if name == LOCK_NAME => dump.text(&mut see)?,
+        _ if name == LIVE_NAME => dump.live_page(&mut see)?,
+        Some("idx") => dump.index(&mut see)?,
+        _ => dump.block_file(block, &mut see)?,
+    };
+    Ok(())
+}
+
+struct Dump<'a> {
+    path: &'a Path,
+    file: &'a dyn File,
+    len: u64,
+}
+
+const RUN_BYTES: usize = 1 << 20;
+/// This much of bytes without a layout is shown.
+const PREVIEW_BYTES: usize = 64;
+
+impl Dump<'_> {
+    /// Bytes from an aligned position on, as many as there are.
+    fn read(&self, position: u64, wanted: usize) -> Result<Vec<u8>> {
+        let mut buf = AlignedBuf::zeroed(wanted.next_multiple_of(ANY_UNIT_BYTES));
+        let count = self
+            .file
+            .read_full_at(&mut buf, position)
+            .map_err(|error| Error::io("read", self.path, error))?;
+        Ok(buf[..count.min(wanted)].to_vec())
+    }
+
+    fn text(&self, see: &mut See<'_>) -> Result<ControlFlow<()>> {
+        let bytes = self.read(0, ANY_UNIT_BYTES)?;
+        Ok(see(raw("process id of the last writer", 0, &bytes)))
+    }
+
+    fn live_page(&self, see: &mut See<'_>) -> Result<ControlFlow<()>> {
+        let bytes = self.read(0, ANY_UNIT_BYTES)?;
+        let mut part = laid_out(&LIVE_PAGE, 0, &bytes);
+        match bytes.get(..56) {
+            None => part.notes.push("cut short".to_string()),
+            Some(page) if page.iter().all(|&byte| byte == 0) => {
+                part.notes.push("nothing is published".to_string())
+            }
+            Some(page) => {
+                let words = page.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+                let hash = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3);
+                let computed = hash(words.clone().take(6).fold(0xCBF2_9CE4_8422_2325, hash), 0);
+                let stored = words.clone().nth(6).unwrap_or(0);
+                part.notes.push(verdict("check", stored, computed));
+            }
+        }
+        Ok(see(part))
+    }
+
+    /// Entries of 16 bytes; sixteen zero bytes behind the first entry are free space.
+    fn index(&self, see: &mut See<'_>) -> Result<ControlFlow<()>> {
+        let mut position = 0;
+        let mut number = 0u64;
+        while position < self.len {
+            let run = self.read(position, RUN_BYTES)?;
+            if run.is_empty() {
+                break;
+            }
+            for (at, entry) in run.chunks(INDEX_ENTRY_BYTES).enumerate() {
+                let start = position + (at * INDEX_ENTRY_BYTES) as u64;
+                if entry.len() < INDEX_ENTRY_BYTES {
+                    return Ok(see(raw("a part of an entry", start, entry)));
+                }
+                if entry.iter().all(|&byte| byte == 0) && number > 0 {
+                    return Ok(see(noted(
+                        "free",
+                        start,
+                        self.len - start,
+                        "zeros from here on are free space",
+                    )));
+                }
+                let fields = fields_of(&INDEX_ENTRY, start, entry);
+                let bytes = INDEX_ENTRY_BYTES as u64;
+                let part =
+                    Part { name: format!("entry {number}"), position: start, bytes, fields, notes: vec![] };
+                if see(part).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                number += 1;
+            }
+            position += run.len() as u64;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn block_file(&self, only: Option<u32>, see: &mut See<'_>) -> Result<ControlFlow<()>> {
+        let head = self.read(0, BLOCK_BYTES_MAX)?;
+        let header = FileHeader::decode(&head);
+        let claimed =
+            head.get(20..24).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        let block_bytes = claimed.map_or(0, |bytes| bytes as usize);
+        let is_ours = head.starts_with(b"LSFSfile") || find_blocks(&head).is_some();
+        if !is_ours {
+            let note = match &header {
+                Err(fault) => fault.to_string(),
+                Ok(_) => String::new(),
+            };
+            let mut part = raw("bytes", 0, &head);
+            part.bytes = self.len;
+            part.notes.push(note);
+            return Ok(see(part));
+        }
+        let block_bytes = if is_block_size(block_bytes) {
+            block_bytes
+        } else {
+            find_blocks(&head).unwrap_or(ANY_UNIT_BYTES)
+        };
+        let blocks = u32::try_from(self.len.div_ceil(block_bytes as u64)).unwrap_or(u32::MAX);
+        if let Some(number) = only.filter(|number| *number >= blocks) {
+            return Err(Error::InvalidOption {
+                option: "block",
+                value: number.to_string(),
+                expected: format!("below {blocks}, the blocks of {}", self.path.display()),
+            });
+        }
+        if only.is_none_or(|number| number == 0) {
+            let mut part = laid_out(&FILE_HEADER, 0, &head[..head.len().min(FILE_HEADER_BYTES)]);
+            if let Some(covered) = head.get(16..FILE_HEADER_BYTES) {
+                let stored = u32::from_le_bytes([head[12], head[13], head[14], head[15]]);
+                part.notes.push(verdict("checksum", stored.into(), Checksum::Crc32c.of(0, covered).into()));
+            }
+            part.notes.extend(header.as_ref().err().map(ToString::to_string));
+            if see(part).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        let first = only.unwrap_or(1).max(1);
+        let end = only.map_or(blocks, |number| number + 1);
+        let walk = BlockWalk { header: header.ok(), block_bytes };
+        let mut unwritten: Option<Range<u64>> = None;
+        let per_run = (RUN_BYTES / block_bytes) as u32;
+        let mut number = first;
+        while number < end {
+            // Reads begin at whole pages, whatever the block size.
+            let position = u64::from(number) * block_bytes as u64;
+            let page = position / ANY_UNIT_BYTES as u64 * ANY_UNIT_BYTES as u64;
+            let run = self.read(page, RUN_BYTES)?;
+            let run = run.get((position - page) as usize..).unwrap_or(&[]);
+            if run.is_empty() {
+                break;
+            }
+            for image in run.chunks(block_bytes).take(per_run.min(end - number) as usize) {
+                let position = u64::from(number) * block_bytes as u64;
+                number += 1;
+                if image.iter().all(|&byte| byte == 0) {
+                    let start = unwritten.map_or(position, |range| range.start);
+                    unwritten = Some(start..position + image.len() as u64);
+                    continue;
+                }
+                if let Some(range) = unwritten.take()
+                    && see(never_written(&range)).is_break()
+                {
+                    return Ok(ControlFlow::Break(()));
+                }
+                if walk.block(image, number - 1, position, see).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(unwritten.map_or(ControlFlow::Continue(()), |range| see(never_written(&range))))
+    }
+}
+
+/// The block size at which the bytes behind a damaged file header hold a block.
+fn find_blocks(head: &[u8]) -> Option<usize> {
+    let sizes = (9..=14).map(|shift| 1usize << shift);
+    sizes.into_iter().find(|&size| head.get(size..size + 4) == Some(b"LBLK"))
+}
+
+struct BlockWalk {
+    header: Option<FileHeader>,
+    block_bytes: usize,
+}
+
+impl BlockWalk {
+    fn block(&self, image: &[u8], number: u32, position: u64, see: &mut See<'_>) -> ControlFlow<()> {
+        if image.len() < self.block_bytes {
+            return see(raw(&format!("a part of block {number}"), position, image));
+        }
+        let mut part = laid_out(&BLOCK_HEADER, position, &image[..BLOCK_HEADER_BYTES]);
+        part.name = format!("block {number}: header");
+        let checksum = self.header.map_or(Checksum::Crc32c, |header| header.checksum);
+        let id_in_block = u64::from_le_bytes(image[8..16].try_into().expect("eight bytes"));
+        let segment_id = self.header.map_or(id_in_block, |header| header.segment_id);
+        let stored = u32::from_le_bytes(image[4..8].try_into().expect("four bytes"));
+        part.notes.push(match checksum {
+            Checksum::None => "checksum: none in this file".to_string(),
+            Checksum::Crc32c => {
+                verdict("checksum", stored.into(), checksum.of(0, &image[8..BLOCK_HEADER_BYTES]).into())
+            }
+        });
+        let decoded = match BlockHeader::decode(image, segment_id, number, checksum) {
+            // A leftover of an earlier life of the file: its slices are those of that life.
+            Err(fault @ BlockFault::Segment { .. }) => {
+                part.notes.push(format!("{fault}: a leftover of an earlier life of the file"));
+                BlockHeader::decode(image, id_in_block, number, checksum).ok()
+            }
+            Err(fault) => {
+                part.notes.push(fault.to_string());
+                None
+            }
+            Ok(header) => Some(header),
+        };
+        see(part)?;
+        let Some(header) = decoded else {
+            return see(raw(
+                "bytes that no header describes",
+                position + BLOCK_HEADER_BYTES as u64,
+                &image[BLOCK_HEADER_BYTES..],
+            ));
+        };
+        self.slices(image, &header, checksum, position, see)?;
+        let tailer = image.len() - BLOCK_TAILER_BYTES;
+        let used = usize::from(header.used_bytes);
+        if used < tailer {
+            let free = &image[used..tailer];
+            let note =
+                if free.iter().all(|&byte| byte == 0) { "zeros" } else { "leftovers of an earlier write" };
+            see(noted("free", position + used as u64, free.len() as u64, note))?;
+        }
+        let mut part = laid_out(&BLOCK_TAILER, position + tailer as u64, &image[tailer..]);
+        match BlockTailer::decode(image) {
+            Some(tailer) if tailer.used_bytes == header.used_bytes => {}
+            Some(_) => part.notes.push("does not fit the header: not believed".to_string()),
+            None => part.notes.push("no tailer: the block is walked forward".to_string()),
+        }
+        see(part)
+    }
+
+    fn slices(
+        &self,
+        image: &[u8],
+        header: &BlockHeader,
+        checksum: Checksum,
+        position: u64,
+        see: &mut See<'_>,
+    ) -> ControlFlow<()> {
+        let used = usize::from(header.used_bytes);
+        let mut start = BLOCK_HEADER_BYTES;
+        while start < used {
+            match SliceView::decode(image, header, start, checksum) {
+                Ok(slice) => {
+                    self.slice(image, &slice, header, checksum, position, see)?;
+                    start = slice.end();
+                }
+                Err(fault) => {
+                    let bytes = &image[start..used];
+                    let mut part = laid_out(&SLICE_HEADER, position + start as u64, bytes);
+                    part.notes.push(format!("damaged: {fault}"));
+                    see(part)?;
+                    let rest = SLICE_HEADER_BYTES.min(bytes.len());
+                    let at = position + (start + rest) as u64;
+                    return see(raw("bytes behind the damage", at, &bytes[rest..]));
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn slice(
+        &self,
+        image: &[u8],
+        slice: &SliceView<'_>,
+        header: &BlockHeader,
+        checksum: Checksum,
+        position: u64,
+        see: &mut See<'_>,
+    ) -> ControlFlow<()> {
+        let start = usize::from(slice.start);
+        let at = position + start as u64;
+        let mut part = laid_out(&SLICE_HEADER, at, &image[start..start + SLICE_HEADER_BYTES]);
+        let rest = if slice.is_last { ", the record ends here" } else { ", the record goes on" };
+        part.notes.push(format!("record {}{rest}", slice.index));
+        see(part)?;
+        let mut body = slice.body;
+        let mut body_at = at + SLICE_HEADER_BYTES as u64;
+        let limit = self.header.map_or(u32::MAX, |header| header.record_limit_bytes);
+        let mut note = "payload".to_string();
+        if slice.number == 0 {
+            match RecordHeader::decode(body, limit) {
+                Ok((record, bytes)) => {
+                    see(laid_out(&RECORD_HEADER, body_at, &body[..bytes]))?;
+                    (body, body_at) = (&body[bytes..], body_at + bytes as u64);
+                    note = format!("payload of record {}, type {}", slice.index, record.type_code);
+                }
+                Err(fault) => note = format!("no record header: {fault}"),
+            }
+        }
+        let tailer_bytes =
+            if slice.is_last && slice.number > 0 { RECORD_TAILER_BYTES.min(body.len()) } else { 0 };
+        let (payload, tailer) = body.split_at(body.len() - tailer_bytes);
+        self.payload(&note, body_at, payload, see)?;
+        if !tailer.is_empty() {
+            see(laid_out(&RECORD_TAILER, body_at + payload.len() as u64, tailer))?;
+        }
+        let tailer_start = start + SLICE_OVERHEAD_BYTES + slice.body.len() - SLICE_TAILER_BYTES;
+        let mut part = laid_out(
+            &SLICE_TAILER,
+            position + tailer_start as u64,
+            &image[tailer_start..tailer_start + SLICE_TAILER_BYTES],
+        );
+        if checksum == Checksum::Crc32c {
+            let stored = &image[tailer_start + 9..tailer_start + SLICE_TAILER_BYTES];
+            let stored = u32::from_le_bytes(stored.try_into().expect("four bytes"));
+            let computed = checksum.of(header.seed(), &image[start..tailer_start + 9]);
+            part.notes.push(verdict("checksum", stored.into(), computed.into()));
+        }
+        see(part)
+    }
+
+    /// A payload, taken apart if it is a manifest or a mark.
+    fn payload(&self, note: &str, at: u64, payload: &[u8], see: &mut See<'_>) -> ControlFlow<()> {
+        let count = |offset: usize| {
+            let bytes = payload.get(offset..offset + 4);
+            bytes.map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")) as usize)
+        };
+        let is_final_data =
+            self.header.is_some_and(|header| header.kind == crate::codec::FileKind::FinalData);
+        if is_final_data && payload.starts_with(b"LMAN") && payload.len() >= 48 {
+            see(laid_out(&MANIFEST, at, &payload[..48]))?;
+            let entries = payload[48..].chunks(32).take(count(44));
+            let mut end = 48;
+            for entry in entries {
+                see(laid_out(&MANIFEST_ENTRY, at + end as u64, entry))?;
+                end += entry.len();
+            }
+            for range in payload[end..].chunks(16) {
+                see(laid_out(&LOST_RANGE, at + end as u64, range))?;
+                end += range.len();
+            }
+            return ControlFlow::Continue(());
+        }
+        if is_final_data && payload.starts_with(b"LMRK") && payload.len() == MARK_BYTES {
+            return see(laid_out(&MARK, at, payload));
+        }
+        see(raw(note, at, payload))
+    }
+}
+
+fn never_written(range: &Range<u64>) -> Part {
+    noted("free", range.start, range.end - range.start, "zeros: nothing was written here")
+}
+
+fn noted(name: &str, position: u64, bytes: u64, note: &str) -> Part {
+    Part { name: name.to_string(), position, bytes, fields: Vec::new(), notes: vec![note.to_string()] }
+}
+
+/// Bytes without a layout: their beginning, in hexadecimal and as text.
+fn raw(name: &str, position: u64, bytes: &[u8]) -> Part {
+    let shown = &bytes[..bytes.len().min(PREVIEW_BYTES)];
+    let more = if shown.len() < bytes.len() { " ..." } else { "" };
+    let field = Field {
+        name: "bytes",
+        position,
+        bytes: shown.to_vec(),
+        meaning: format!("{}{more}", text_of(shown)),
+    };
+    let fields = if bytes.is_empty() { Vec::new() } else { vec![field] };
+    Part { name: name.to_string(), position, bytes: bytes.len() as u64, fields, notes: Vec::new() }
+}
+
+/// Bytes read by a table; as many fields as there are bytes for.
+fn laid_out(layout: &Layout, position: u64, bytes: &[u8]) -> Part {
+    let fields = fields_of(layout.fields, position, bytes);
+    let len = fields.last().map_or(0, |field| field.position + field.bytes.len() as u64 - position);
+    Part { name: layout.name.to_string(), position, bytes: len, fields, notes: Vec::new() }
+}
+
+fn fields_of(layout: &[FieldLayout], position: u64, bytes: &[u8]) -> Vec<Field> {
+    let fields = layout.iter().filter_map(|field| {
+        let bytes = bytes.get(field.offset..field.offset + field.bytes)?;
+        Some(Field {
+            name: field.name,
+            position: position + field.offset as u64,
+            bytes: bytes.to_vec(),
+            meaning: meaning(field.show, bytes),
+        })
+    });
+    fields.collect()
+}
+
+fn meaning(show: Show, bytes: &[u8]) -> String {
+    let number = bytes.iter().rev().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    match show {
+        Show::Text => text_of(bytes),
+        Show::Number => number.to_string(),
+        Show::Id => format!("{number:#0width$x}", width = 2 + bytes.len() * 2),
+        Show::Bytes => bytes.iter().fold(String::new(), |mut text, byte| {
+            let _infallible = write!(text, "{byte:02x}");
+            text
+        }),
+    }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    let text = |&byte: &u8| if (b' '..=b'~').contains(&byte) { char::from(byte) } else { '.' };
+    format!("\"{}\"", bytes.iter().map(text).collect::<String>())
+}
+
+fn verdict(name: &str, stored: u64, computed: u64) -> String {
+    match stored == computed {
+        true => format!("{name} ok: {stored:#010x}"),
+        false => format!("{name} BAD: stored {stored:#010x}, computed {computed:#010x}"),
+    }
+}
