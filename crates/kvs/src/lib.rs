@@ -39,6 +39,7 @@ mod open;
 mod options;
 mod reader;
 mod record;
+mod reserve;
 mod root;
 mod segments;
 mod store;

@@ -16,8 +16,9 @@ use crate::error::{Error, Result};
 use crate::index::PAGE_BYTES;
 use crate::lookup::{Hit, record_of};
 use crate::record::{Command, Record, encode_moved};
+use crate::reserve;
 use crate::root::{NO_SLOT, Root, RootSegment};
-use crate::store::{Inner, Inside, Writer};
+use crate::store::{Inner, Inside, Writer, is_full};
 
 /// A checkpoint is not worth it for less than so many units of the log, unless it is asked for.
 const TAIL_UNITS_MIN: u64 = 8;
@@ -29,6 +30,8 @@ const TAIL_UNITS_MAX: u64 = 128;
 const CLOSE_TAIL_UNITS: u64 = 1;
 /// A writer compacts by itself when more is stale than live, and so many units.
 const OVERDUE_UNITS: u64 = 4;
+/// Space is put by for a store with so many keys that this for each makes a unit.
+const RESERVE_PER_KEY_BYTES: u64 = 64;
 /// A segment with a smaller stale share, in percent, is not compacted.
 const SEGMENT_STALE_PERCENT_MIN: u64 = 5;
 /// Bytes of frames that are moved under the writer's lock at a time.
@@ -210,6 +213,9 @@ impl Inner {
         tracing::debug!(pages = frozen.dirty_pages(), keys = root.keys, log_end = ?root.log_end, "checkpoint");
         self.table.write().index.checkpoint_done(frozen);
         self.hand_over_retired(maintenance);
+        if root.keys * RESERVE_PER_KEY_BYTES >= self.options.unit_bytes() {
+            reserve::keep(&self.options.env, &self.dir);
+        }
         Ok(())
     }
 
@@ -368,7 +374,12 @@ impl Inner {
                 self.log.seal()?;
             }
             while let Some(victim) = self.victim(&maintenance, true) {
-                self.compact(&mut maintenance, victim)?;
+                match self.compact(&mut maintenance, victim) {
+                    Err(error) if is_full(&error) && self.use_reserve() => {
+                        self.compact(&mut maintenance, victim)?;
+                    }
+                    other => other?,
+                }
                 self.write_checkpoint(&mut maintenance)?;
                 self.reclaim_retired()?;
                 done += 1;
@@ -392,6 +403,11 @@ impl Inner {
                 false
             }
         }
+    }
+
+    /// After a full disk, for what gives space back: the space put by.
+    pub(crate) fn use_reserve(&self) -> bool {
+        reserve::give_up(&self.options.env, &self.dir)
     }
 
     fn try_free_space(&self, maintenance: &mut Maintenance) -> Result<bool> {

@@ -484,10 +484,15 @@ impl KvStore {
         mut decide: impl FnMut(&[Option<Hit>]) -> Result<bool>,
     ) -> Result<usize> {
         let inner = self.inner();
-        let written = match inner.append(changes, &mut decide) {
-            Err(error) if is_full(&error) && inner.free_space() => inner.append(changes, &mut decide)?,
-            other => other?,
-        };
+        let mut written = inner.append(changes, &mut decide);
+        if written.as_ref().is_err_and(is_full) && inner.free_space() {
+            written = inner.append(changes, &mut decide);
+        }
+        let only_removes = changes.iter().all(|change| is_remove(change.record.kind));
+        if written.as_ref().is_err_and(is_full) && only_removes && inner.use_reserve() {
+            written = inner.append(changes, &mut decide);
+        }
+        let written = written?;
         if written > 0 && self.durability == Durability::Sync {
             inner.log.sync()?;
         }
@@ -676,7 +681,8 @@ impl Inner {
 /// It is looked whether a checkpoint or a compaction is due after this part of a unit.
 const WATCHES_PER_UNIT: u64 = 4;
 
-fn is_full(error: &Error) -> bool {
+/// Whether an error says that the disk is full.
+pub(crate) fn is_full(error: &Error) -> bool {
     matches!(error, Error::Engine(lsfs::Error::NoSpace { .. }))
 }
 

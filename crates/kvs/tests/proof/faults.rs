@@ -116,6 +116,38 @@ fn a_full_disk_keeps_everything_readable_and_gives_space_back() {
 }
 
 #[test]
+fn removes_work_on_a_full_disk() {
+    let disk = SimDisk::with_capacity(6, 64 << 20);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 6))).unwrap();
+    let value = vec![1; 2_000];
+    for n in 0..500u64 {
+        store.put(n.to_le_bytes(), &value).unwrap();
+    }
+    store.checkpoint().unwrap();
+    // Somebody else fills the disk.
+    disk.set_capacity(disk.used_bytes());
+    let mut written = 500u64;
+    let error = loop {
+        match store.put(written.to_le_bytes(), &value) {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Engine(lsfs::Error::NoSpace { .. })), "{error:?}");
+    for n in 0..written {
+        assert!(store.delete(n.to_le_bytes()).unwrap_or_else(|error| panic!("key {n}: {error}")));
+    }
+    assert_eq!(store.stats().keys, 0);
+    store.compact(|_| true).unwrap();
+    for n in 0..100u64 {
+        store.put(n.to_le_bytes(), &value).unwrap();
+    }
+    drop(store);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 7))).unwrap();
+    assert_eq!(store.stats().keys, 100);
+}
+
+#[test]
 fn damage_is_named_and_the_rest_stays_readable() {
     let disk = SimDisk::new(8);
     let store = KvStore::open_with(DIR, options(sim_env(&disk, 8))).unwrap();
