@@ -1,6 +1,8 @@
 //! Several processes at one store, and processes that are killed.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use kvs::{KvStore, Options};
@@ -46,6 +48,50 @@ fn writers_at_the_same_time_come_one_after_the_other() {
             assert_eq!(value, Some(n.to_string()));
         }
     }
+}
+
+/// Runs `kvs set` with the `nth` call of a system call failing; `None` where nothing can be traced.
+fn set_with_fault(dir: &Path, call: &str, fault: &str, nth: u32, value: &str) -> Option<Output> {
+    let inject = format!("inject={call}:error={fault}:when={nth}");
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+    strace.arg(env!("CARGO_BIN_EXE_kvs")).args(["set", "key", value]).current_dir(dir).env_remove("KVS_DIR");
+    let output = strace.output().ok()?;
+    let refused = output.stderr.starts_with(b"strace:");
+    (!refused).then_some(output)
+}
+
+#[test]
+fn a_set_that_succeeds_is_durable_whatever_system_call_fails() {
+    let (mut failed, mut succeeded) = (0, 0);
+    for call in ["pwritev2", "fdatasync", "fsync", "fallocate", "ftruncate"] {
+        for fault in ["EIO", "ENOSPC"] {
+            let dir = tempfile::tempdir().unwrap();
+            kvs(dir.path(), &["set", "key", "old"]).expect(0, "");
+            let mut last = "old".to_string();
+            for nth in 1..=6 {
+                let value = format!("{call} {fault} {nth}");
+                let Some(output) = set_with_fault(dir.path(), call, fault, nth, &value) else {
+                    eprintln!("skipped: nothing can be traced here");
+                    return;
+                };
+                let found = kvs(dir.path(), &["get", "key"]).stdout();
+                if output.status.success() {
+                    assert_eq!(found.trim_end(), value);
+                    succeeded += 1;
+                } else {
+                    let code = output.status.code();
+                    let message = String::from_utf8_lossy(&output.stderr);
+                    assert!(code == Some(3) && message.starts_with("kvs: "), "{value}: {code:?}, {message}");
+                    assert!([&last, &value].contains(&&found.trim_end().to_string()), "{value}: {found}");
+                    failed += 1;
+                }
+                last = found.trim_end().to_string();
+            }
+        }
+    }
+    eprintln!("{failed} failed, {succeeded} were not hit");
+    assert!(failed >= 10, "{failed}");
 }
 
 /// Kills of `kvs set` loops; more with `KVS_KILLS`.

@@ -190,3 +190,26 @@ fn removed_keys_give_all_their_space_back() {
     assert!(store.open_report().rebuilt);
     assert_eq!(store.stats().keys, 0, "also without the index");
 }
+
+#[test]
+fn a_remove_is_kept_as_long_as_the_value_that_it_hides() {
+    let disk = SimDisk::new(5);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 5))).unwrap();
+    // A segment that stays, all of it in use but for one value, and the beginning of the next one.
+    for n in 0..230u64 {
+        store.put(n.to_le_bytes(), [3; 100]).unwrap();
+    }
+    assert!(store.delete(7u64.to_le_bytes()).unwrap());
+    // The remove comes to lie among what is stale, and is moved again and again.
+    for round in 0..4u8 {
+        for _ in 0..200 {
+            store.put("changing", [round; 500]).unwrap();
+        }
+        store.compact(|_| true).unwrap();
+    }
+    assert!(store.stats().reclaimed_segments > 8, "{:?}", store.stats());
+    drop(store);
+    let store = KvStore::open_with(DIR, Options { repair: true, ..options(sim_env(&disk, 6)) }).unwrap();
+    assert_eq!(store.get_bytes(7u64.to_le_bytes()).unwrap(), None, "by the log alone");
+    assert_eq!(store.stats().keys, 230);
+}
