@@ -8,6 +8,7 @@
 mod bench;
 mod block_file;
 mod cat;
+mod clerk;
 mod completions;
 mod data;
 mod dump;
@@ -61,6 +62,8 @@ enum Command {
     Truncate(truncate::TruncateArgs),
     Purge(truncate::PurgeArgs),
     Bench(bench::BenchArgs),
+    Clerk(clerk::ClerkArgs),
+    Index(clerk::IndexArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -79,6 +82,8 @@ fn main() -> ExitCode {
         Command::Truncate(args) => truncate::run_truncate(&args),
         Command::Purge(args) => truncate::run_purge(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Clerk(args) => clerk::run(&args),
+        Command::Index(args) => clerk::run_rebuild(&args),
         Command::Completions(args) => completions::run(&args),
     })
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use lsfs::codec::{SegmentStatistics, TypeCount};
 use lsfs::log::MmapSegmentInfo;
 use lsfs::{Corruption, SegmentInfo};
 use serde::Serialize;
@@ -10,6 +11,9 @@ use serde::Serialize;
 use crate::repair::Records;
 use crate::size::ByteSize;
 use crate::summary::counted;
+
+/// Types that are listed one by one; JSON has all.
+const TYPES_SHOWN: usize = 8;
 
 /// What is known of a path.
 #[derive(Debug, Serialize)]
@@ -113,6 +117,44 @@ pub(crate) struct Segment {
     file_bytes: u64,
     allocated_bytes: u64,
     sealed: bool,
+    /// Records below this index are in the clerk's index.
+    indexed_to: u64,
+    /// What the clerk counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics: Option<Statistics>,
+}
+
+/// What a clerk counted in a segment, up to where its index goes.
+#[derive(Debug, Serialize)]
+struct Statistics {
+    records: u64,
+    payload_bytes: u64,
+    stored_bytes: u64,
+    types: Vec<TypeRecords>,
+    /// Records of types beyond those.
+    other_types_records: u64,
+}
+
+/// How many records have a type code.
+#[derive(Debug, Serialize)]
+struct TypeRecords {
+    #[serde(rename = "type")]
+    type_code: u64,
+    records: u64,
+}
+
+impl Statistics {
+    fn of(counted: &SegmentStatistics) -> Statistics {
+        let type_records =
+            |count: &TypeCount| TypeRecords { type_code: count.type_code, records: count.records };
+        Statistics {
+            records: counted.records,
+            payload_bytes: counted.payload_bytes,
+            stored_bytes: counted.stored_bytes,
+            types: counted.types.iter().map(type_records).collect(),
+            other_types_records: counted.other_types_records,
+        }
+    }
 }
 
 /// The latest state of final data.
@@ -197,6 +239,11 @@ pub(crate) struct Damage {
 }
 
 impl Segment {
+    /// Records that the clerk has not come to.
+    fn unindexed_records(&self) -> u64 {
+        self.next_index.saturating_sub(self.indexed_to)
+    }
+
     /// From the engine's description.
     pub(crate) fn of(info: &SegmentInfo) -> Segment {
         Segment {
@@ -207,6 +254,8 @@ impl Segment {
             file_bytes: info.file_bytes,
             allocated_bytes: info.allocated_bytes,
             sealed: info.is_sealed,
+            indexed_to: info.statistics.as_ref().map_or(info.base_index, |counted| counted.next_index),
+            statistics: info.statistics.as_ref().map(Statistics::of),
         }
     }
 }
@@ -343,7 +392,38 @@ impl StreamContents {
         let used = ByteSize(self.segments.iter().map(|segment| segment.used_bytes).sum());
         let allocated = ByteSize(self.segments.iter().map(|segment| segment.allocated_bytes).sum());
         let segments = counted(self.segments.len() as u64, "segment");
-        field(f, "size", format_args!("{used} used, {allocated} allocated, in {segments}"))
+        field(f, "size", format_args!("{used} used, {allocated} allocated, in {segments}"))?;
+        self.fmt_index(f)
+    }
+
+    /// How far a clerk came, and what it counted.
+    fn fmt_index(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted_segments = || self.segments.iter().filter_map(|segment| segment.statistics.as_ref());
+        let records: u64 = counted_segments().map(|counted| counted.records).sum();
+        if records == 0 {
+            return field(f, "index", "none");
+        }
+        let missing: u64 = self.segments.iter().map(Segment::unindexed_records).sum();
+        match missing {
+            0 => field(f, "index", "complete")?,
+            missing => field(f, "index", format_args!("{} not indexed", counted(missing, "record")))?,
+        }
+        let payload = ByteSize(counted_segments().map(|counted| counted.payload_bytes).sum());
+        let stored = ByteSize(counted_segments().map(|counted| counted.stored_bytes).sum());
+        let counts = counted(records, "record");
+        field(f, "counted", format_args!("{counts}, {payload} of payload, {stored} as stored"))?;
+        let mut types = std::collections::BTreeMap::<u64, u64>::new();
+        for count in counted_segments().flat_map(|counted| &counted.types) {
+            *types.entry(count.type_code).or_default() += count.records;
+        }
+        let others = records - types.values().sum::<u64>().min(records);
+        let mut largest: Vec<(u64, u64)> = types.into_iter().collect();
+        largest.sort_by_key(|(type_code, records)| (std::cmp::Reverse(*records), *type_code));
+        let listed: Vec<String> =
+            largest.iter().take(TYPES_SHOWN).map(|(code, records)| format!("{code}: {records}")).collect();
+        let rest = others + largest.iter().skip(TYPES_SHOWN).map(|(_, records)| records).sum::<u64>();
+        let rest = if rest > 0 { format!(", others: {rest}") } else { String::new() };
+        field(f, "by type", format_args!("{}{rest}", listed.join(", ")))
     }
 
     fn fmt_segments(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -359,7 +439,13 @@ impl StreamContents {
                 ByteSize(segment.file_bytes).to_string(),
                 ByteSize(segment.allocated_bytes).to_string(),
             ];
-            fmt_row(f, row, if segment.sealed { "  sealed" } else { "  active" })
+            let state = if segment.sealed { "sealed" } else { "active" };
+            let index = match (segment.unindexed_records(), &segment.statistics) {
+                (0, Some(_)) => ", indexed",
+                (_, Some(_)) => ", partly indexed",
+                (_, None) => "",
+            };
+            fmt_row(f, row, &format!("  {state}{index}"))
         })
     }
 }

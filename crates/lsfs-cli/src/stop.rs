@@ -4,8 +4,11 @@ use std::io::{PipeReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// Whether somebody asked the command to stop; its descriptor becomes readable then.
 #[derive(Debug)]
@@ -36,6 +39,15 @@ impl StopRequest {
     /// Whether the command should stop.
     pub(crate) fn is_made(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Waits for so long, or until the command should stop; whether it should.
+    pub(crate) fn wait(&self, duration: Duration) -> anyhow::Result<bool> {
+        let timeout = Timespec::try_from(duration).context("so long cannot be waited")?;
+        match poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(self.is_made()),
+            Err(error) => Err(error).context("could not wait for a signal"),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use lsfs::log::verify_mmap;
-use lsfs::{DataReader, Env, Error, FinalData, Progress, VerifyReport};
+use lsfs::{DataReader, Env, Error, FinalData, IndexFault, IndexReport, Progress, VerifyReport};
 use serde::Serialize;
 
 use crate::exit::DamageFound;
@@ -25,6 +25,9 @@ use crate::summary::{Stopwatch, bytes_in_time, counted};
 pub(crate) struct VerifyArgs {
     /// The directory of a record stream, a data stream or a state
     dir: PathBuf,
+    /// Compare every entry of the stream's indexes, and the statistics, with the segments too
+    #[arg(long)]
+    index: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -34,20 +37,32 @@ pub(crate) struct VerifyArgs {
 pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     let dir = &args.dir;
     let stopwatch = Stopwatch::start();
-    let mut verified = match place::look(dir)? {
+    let place = place::look(dir)?;
+    let mut verified = match place {
         Place::RecordStream => Verified::stream(dir)?,
         Place::DataStream => Verified::data_stream(dir)?,
         Place::MappedLog => Verified::mapped_log(dir)?,
+        Place::FinalData if args.index => bail!("{} is final data: it has no index", dir.display()),
         Place::FinalData => Verified::final_data(dir)?,
         Place::File => bail!("{} is a file: verify its directory, or `lsfs inspect` the file", dir.display()),
     };
+    // A mapped log's own index is compared with it in any case.
+    if args.index && place != Place::MappedLog {
+        verified.index = Some(IndexVerified::of(dir)?);
+    }
     verified.seconds = stopwatch.seconds();
     match args.json {
         true => output::print_json(&verified)?,
         false => output::print(verified.to_string().as_bytes())?,
     }
+    let index_faults = verified.index.as_ref().map_or(0, |index| index.faults.len() as u64);
     match verified.damage.len() as u64 {
-        0 => Ok(()),
+        0 if index_faults == 0 => Ok(()),
+        0 => {
+            let what =
+                format!("the index of {} is wrong in {}", dir.display(), counted(index_faults, "place"));
+            Err(DamageFound(format!("{what}; `lsfs index` builds it anew")).into())
+        }
         count => {
             Err(DamageFound(format!("{} is damaged in {}", dir.display(), counted(count, "place"))).into())
         }
@@ -68,6 +83,62 @@ struct Verified {
     damage: Vec<Damage>,
     /// Records that a repair found to be lost.
     lost: Vec<Records>,
+    /// With --index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<IndexVerified>,
+}
+
+/// What is to be said of a stream's indexes.
+#[derive(Debug, Serialize)]
+struct IndexVerified {
+    indexed_segments: u64,
+    unindexed_segments: u64,
+    /// Entries that are right.
+    entries: u64,
+    /// Records that no entry is for.
+    unindexed_records: u64,
+    faults: Vec<Fault>,
+}
+
+/// Something wrong in an index.
+#[derive(Debug, Serialize)]
+struct Fault {
+    file: PathBuf,
+    index: Option<u64>,
+    reason: String,
+}
+
+impl IndexVerified {
+    fn of(dir: &Path) -> anyhow::Result<IndexVerified> {
+        let bar = progress::bar("comparing", 0);
+        let report = lsfs::verify_index(&Env::default(), dir, |progress| {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+        });
+        bar.finish_and_clear();
+        let IndexReport { indexed_segments, unindexed_segments, entries, unindexed_records, faults } =
+            report?;
+        let fault = |fault: IndexFault| Fault { file: fault.path, index: fault.index, reason: fault.reason };
+        let faults = faults.into_iter().map(fault).collect();
+        Ok(IndexVerified { indexed_segments, unindexed_segments, entries, unindexed_records, faults })
+    }
+}
+
+impl fmt::Display for IndexVerified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for fault in &self.faults {
+            writeln!(f, "index fault in {}: {}", fault.file.display(), fault.reason)?;
+        }
+        let segments = counted(self.indexed_segments, "segment");
+        write!(f, "index: {} entries of {segments} right", self.entries)?;
+        if self.unindexed_records > 0 {
+            write!(f, ", {} not indexed", counted(self.unindexed_records, "record"))?;
+        }
+        match self.faults.len() as u64 {
+            0 => writeln!(f, "; none wrong"),
+            count => writeln!(f, "; wrong in {}", counted(count, "place")),
+        }
+    }
 }
 
 impl Verified {
@@ -93,7 +164,15 @@ impl Verified {
         let VerifyReport { records, stored_bytes, blocks, damage, lost, .. } = report?;
         let damage = damage.iter().map(Damage::from).collect();
         let lost = lost.iter().map(Records::from).collect();
-        Ok(Verified { path: dir.to_path_buf(), records, stored_bytes, blocks, seconds: 0.0, damage, lost })
+        Ok(Verified {
+            path: dir.to_path_buf(),
+            records,
+            stored_bytes,
+            blocks,
+            damage,
+            lost,
+            ..Verified::default()
+        })
     }
 
     /// As a stream; and the last marked byte is there.
@@ -153,6 +232,7 @@ impl fmt::Display for Verified {
             0 if self.lost.is_empty() => writeln!(f, "; no damage"),
             0 => writeln!(f, "; no further damage"),
             count => writeln!(f, "; {} damaged", counted(count, "place")),
-        }
+        }?;
+        self.index.as_ref().map_or(Ok(()), |index| index.fmt(f))
     }
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod beside;
 mod cat;
+mod clerk;
 mod damage;
 mod data;
 mod dump;

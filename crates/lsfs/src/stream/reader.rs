@@ -261,8 +261,10 @@ impl View {
         Bounds { first_index: self.first_index, next_index, durable_index: next_index, epoch: self.epoch }
     }
 
+    /// Without a writer the last segment is as good as sealed: nothing is written to it either.
     fn sealed_extent_of(&self, index: u64) -> Option<Extent> {
-        let sealed = &self.extents[..self.extents.len() - 1];
+        let count = self.extents.len() - usize::from(self.unwritten.is_none());
+        let sealed = &self.extents[..count];
         let at = sealed.partition_point(|extent| extent.next_index <= index);
         sealed.get(at).filter(|_| index >= self.first_index).cloned()
     }

@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::codec::{Checksum, FORMAT_VERSION, StreamId, lost_range_of};
+use crate::codec::{Checksum, FORMAT_VERSION, SegmentStatistics, StreamId, lost_range_of};
+use crate::directory;
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
+use crate::index::read_statistics;
 use crate::io::Access;
 use crate::stream::look::{Look, is_written};
 use crate::stream::segment::Extent;
@@ -59,6 +61,8 @@ pub struct SegmentInfo {
     pub allocated_bytes: u64,
     /// Whether it is closed for good.
     pub is_sealed: bool,
+    /// What a clerk counted in it, if one was there; its index goes as far.
+    pub statistics: Option<SegmentStatistics>,
 }
 
 /// What a verification found.
@@ -105,21 +109,24 @@ pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
     let next_index = layout.active.next_index;
     let header = layout.header;
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
-    let describe = |extent: &Extent, is_sealed| {
+    let describe = |extent: &Extent, is_sealed| -> Result<SegmentInfo> {
         let path = extent.segment.path().to_path_buf();
+        let statistics = read_statistics(env, &directory::statistics_path(&path))?
+            .filter(|statistics| statistics.segment_id == extent.segment.segment_id);
         let entry = entries.iter().find(|entry| path.ends_with(&entry.name));
-        SegmentInfo {
+        Ok(SegmentInfo {
             base_index: extent.segment.base_index,
             next_index: extent.next_index,
             used_bytes: extent.end_position,
             file_bytes: entry.map_or(0, |entry| entry.len),
             allocated_bytes: entry.map_or(0, |entry| entry.allocated),
             is_sealed,
+            statistics,
             path,
-        }
+        })
     };
-    let mut segments: Vec<_> = layout.sealed.iter().map(|extent| describe(extent, true)).collect();
-    segments.push(describe(&layout.active, false));
+    let sealed = layout.sealed.iter().map(|extent| describe(extent, true));
+    let segments = sealed.chain([describe(&layout.active, false)]).collect::<Result<_>>()?;
     Ok(StreamInfo {
         stream_id: manifest.stream_id,
         format_version: FORMAT_VERSION,
