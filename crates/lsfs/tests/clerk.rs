@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use lsfs::codec::{Checksum, Compression, INDEX_ENTRY_BYTES, IndexEntry, SegmentStatistics, TypeCount};
 use lsfs::io::{CrashStyle, OsDisk, OsRuntime, SimDisk, SimRuntime};
+use lsfs::repair::{RepairMode, plan};
 use lsfs::{Clerk, Env, Error, Reader, RecordStream, StreamOptions, verify_index};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -514,4 +515,29 @@ fn buffered_file_systems_are_read_from_memory_too() {
         assert!(stream.read(index).unwrap().payload == expected, "record {index}");
     }
     expect_clean_index(&env, dir.path());
+}
+
+#[test]
+fn records_that_a_repair_has_named_lost_are_left_out() {
+    let disk = SimDisk::new(2);
+    let stream = RecordStream::open_in(sim_env(&disk, 2), DIR, options(512)).unwrap();
+    append(&stream, 300, 0);
+    stream.close().unwrap();
+    let damaged = files(&disk, "seg")[1].clone();
+    disk.flip_bit(&damaged, (5 * 512 + 300) * 8).unwrap();
+    let disk = disk.restart();
+    let plan = plan(&sim_env(&disk, 3), DIR, RepairMode::Keep).unwrap();
+    plan.apply().unwrap();
+    let env = sim_env(&disk, 4);
+    let reader = Reader::open_in(env.clone(), DIR).unwrap();
+    let lost: u64 = reader.lost_ranges().unwrap().iter().map(|range| range.end - range.start).sum();
+    assert!(lost > 0, "{plan}");
+    let report = lsfs::run_once(&env, dir()).unwrap();
+    assert_eq!((report.indexed_to, report.records, report.damage.len()), (300, 300 - lost, 0), "{report:?}");
+    let checked = expect_clean_index(&env, dir());
+    assert_eq!((checked.entries, checked.unindexed_records), (300 - lost, lost));
+    let readable =
+        (0..300).filter(|index| reader.read(*index).is_ok_and(|record| record.payload == payload(*index, 0)));
+    assert_eq!(readable.count() as u64, 300 - lost);
+    assert_eq!(lsfs::run_once(&env, dir()).unwrap().records, 0, "all of it is done");
 }

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use lsfs::codec::{
     BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, Checksum, Compression,
     FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer, FrameHeader,
-    FrameIdentity, ListedSegment, MARK_BYTES, Manifest, Mark, POINTER_BYTES, Pointer,
-    RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer, SLICE_HEADER_BYTES,
-    SLICE_TAILER_BYTES, SegmentEntry, SegmentList, SliceView, SparseTable, StreamId, Tally, block_seed,
-    check_pieces, piece_checksums, put_slice, stored_checksums,
+    FrameIdentity, INDEX_ENTRY_BYTES, IndexEntry, ListedSegment, MARK_BYTES, Manifest, Mark, POINTER_BYTES, Pointer,
+    RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer, SEGMENT_STATISTICS_BYTES, SLICE_HEADER_BYTES,
+    SLICE_TAILER_BYTES, SegmentEntry, SegmentList, SegmentStatistics, SliceView, SparseTable, StreamId, Tally, TypeCount, block_seed, check_pieces,
+    piece_checksums, put_slice, stored_checksums,
 };
 use lsfs::{Log, LogOptions, RecordStream, StoreKind, StreamOptions};
 
@@ -166,6 +166,8 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
         ("footer", FOOTER.encode().to_vec()),
         ("segment_list", segment_list().encode()),
         ("pointer", POINTER.encode().to_vec()),
+        ("index", index()),
+        ("segment_statistics", segment_statistics()),
     ])
 }
 
@@ -186,6 +188,39 @@ fn mapped_log() -> (Vec<u8>, Vec<u8>) {
         bytes[..len].to_vec()
     };
     (used("log", 27), used("idx", 32))
+}
+
+const INDEX: [IndexEntry; 2] =
+    [IndexEntry { offset: 1000, position: 562 }, IndexEntry { offset: 1001, position: 603 }];
+
+fn index() -> Vec<u8> {
+    let mut bytes: Vec<u8> = INDEX.iter().flat_map(IndexEntry::encode).collect();
+    bytes.resize(4096, 0);
+    bytes
+}
+
+fn statistics() -> SegmentStatistics {
+    SegmentStatistics {
+        segment_id: SEGMENT_ID,
+        first_index: 1000,
+        next_index: 1002,
+        end_position: 644,
+        last_position: 603,
+        last_epoch: 3,
+        is_sealed: false,
+        records: 2,
+        payload_bytes: 10,
+        stored_bytes: 10,
+        index_checksum: Checksum::Crc32c.of(0, &index()[..2 * INDEX_ENTRY_BYTES]),
+        types: vec![TypeCount { type_code: 7, records: 2 }],
+        other_types_records: 0,
+    }
+}
+
+fn segment_statistics() -> Vec<u8> {
+    let mut bytes = vec![0; SEGMENT_STATISTICS_BYTES];
+    statistics().encode(&mut bytes);
+    bytes
 }
 
 /// The used part of the page that a new stream's writer publishes after one durable record of five bytes.
@@ -280,6 +315,9 @@ fn every_example_is_read_back_as_the_values_it_shows() {
     assert_eq!(Footer::decode(&examples["footer"]), Ok((FOOTER, &[][..])));
     assert_eq!(SegmentList::decode(&examples["segment_list"]), Ok(segment_list()));
     assert_eq!(Pointer::decode(&examples["pointer"][..].try_into().unwrap()), POINTER);
+    let entries = examples["index"].as_chunks().0.iter().map(IndexEntry::decode);
+    assert_eq!(entries.take(2).collect::<Vec<_>>(), INDEX);
+    assert_eq!(SegmentStatistics::decode(&examples["segment_statistics"]), Ok(statistics()));
 }
 
 /// The live page has no public codec: its rules are applied here as the document states them.
@@ -310,6 +348,8 @@ fn sizes_stated_in_the_document_are_the_codecs() {
         ("Frame header", FRAME_HEADER_BYTES_MIN),
         ("Footer", FOOTER_BYTES),
         ("Pointer", POINTER_BYTES),
+        ("Index entry", INDEX_ENTRY_BYTES),
+        ("Segment statistics", SEGMENT_STATISTICS_BYTES),
     ] {
         let heading = format!("### {what}: {bytes} bytes\n");
         assert!(document.contains(&heading), "docs/format.md lacks the heading {heading:?}");

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::clerk::ATTEMPTS;
 use crate::clerk::desk::Count;
+use crate::clerk::{ATTEMPTS, end_of_loss};
 use crate::codec::{IndexEntry, SegmentStatistics};
 use crate::directory;
 use crate::env::Env;
@@ -136,8 +136,18 @@ impl Check<'_> {
             let placed = match cursor.next_place() {
                 Ok(Some(placed)) if placed.segment_id == segment.segment_id => placed,
                 Ok(Some(_)) => return Err(Error::Gone { path: segment.path().to_path_buf() }),
-                Ok(None) | Err(Error::Corrupt(_)) => break,
-                Err(error) => return Err(error),
+                Ok(None) => break,
+                Err(error) => match end_of_loss(self.reader, &error, cursor.position())? {
+                    Some(end) => {
+                        let end = end.min(self.extent.next_index);
+                        report.unindexed_records += end - cursor.position();
+                        count.statistics.next_index = end;
+                        cursor = self.reader.places(end);
+                        continue;
+                    }
+                    None if error.is_corruption() => break,
+                    None => return Err(error),
+                },
             };
             let right = count.add(&placed, self.extent);
             if statistics.is_some_and(|statistics| statistics.next_index == count.statistics.next_index) {

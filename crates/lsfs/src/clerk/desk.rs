@@ -128,6 +128,12 @@ impl Desk {
         }
     }
 
+    /// Goes on behind records that are lost.
+    pub(super) fn skip_to(&mut self, index: u64) {
+        self.count.statistics.next_index = index;
+        self.is_written = false;
+    }
+
     /// Whether so much has come together that it should be written.
     pub(super) fn has_much(&self) -> bool {
         self.writer.as_ref().is_some_and(|writer| writer.pending_bytes() >= PENDING_BYTES_MAX)
@@ -229,7 +235,7 @@ fn holds(statistics: &SegmentStatistics, extent: &Extent) -> Result<bool> {
         return Ok(false);
     }
     if statistics.records == 0 {
-        return Ok(statistics.next_index == segment.base_index);
+        return Ok(true);
     }
     let block_bytes = segment.block_bytes as u64;
     let Ok(block) = u32::try_from(statistics.last_position / block_bytes) else { return Ok(false) };
@@ -242,5 +248,5 @@ fn holds(statistics: &SegmentStatistics, extent: &Extent) -> Result<bool> {
     let start = (statistics.last_position % block_bytes) as usize;
     let slice = SliceView::decode(&image, &header, start, reader.checksum);
     Ok(header.epoch == statistics.last_epoch
-        && slice.is_ok_and(|slice| slice.index + 1 == statistics.next_index && slice.number == 0))
+        && slice.is_ok_and(|slice| slice.index < statistics.next_index && slice.number == 0))
 }

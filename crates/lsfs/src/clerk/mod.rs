@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use check::{IndexFault, IndexReport, verify_index};
 
-use crate::codec::SegmentEntry;
+use crate::codec::{SegmentEntry, lost_range_of};
 use crate::directory::{self, CLERK_LOCK_NAME};
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
@@ -185,6 +185,14 @@ pub fn rebuild(env: &Env, dir: &Path) -> Result<ClerkReport> {
     Ok(work.report)
 }
 
+/// Where the records go on behind those that a repair has named lost, if that is why `index` cannot be read.
+fn end_of_loss(reader: &Reader, error: &Error, index: u64) -> Result<Option<u64>> {
+    if !error.is_corruption() {
+        return Ok(None);
+    }
+    Ok(lost_range_of(&reader.lost_ranges()?, index).map(|range| range.end))
+}
+
 /// The state of a clerk at work.
 #[derive(Debug)]
 struct Work {
@@ -330,7 +338,19 @@ impl Work {
             _ => self.reader.places(next),
         };
         while cursor.position() < extent.next_index && *budget > 0 {
-            let Some(placed) = cursor.next_place()? else { break };
+            let placed = match cursor.next_place() {
+                Ok(Some(placed)) => placed,
+                Ok(None) => break,
+                Err(error) => match end_of_loss(&self.reader, &error, cursor.position())? {
+                    Some(end) => {
+                        let end = end.min(extent.next_index);
+                        desk.skip_to(end);
+                        cursor = self.reader.places(end);
+                        continue;
+                    }
+                    None => return Err(error),
+                },
+            };
             if placed.segment_id != segment_id {
                 return Err(Error::Gone { path: extent.segment.path().to_path_buf() });
             }
