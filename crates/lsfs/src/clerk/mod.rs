@@ -293,7 +293,7 @@ impl Work {
                     (self.desk, self.cursor) = (None, None);
                     return Ok(false);
                 }
-                Err(Error::Corrupt(damage)) if self.reader.epoch()? == bounds.epoch => {
+                Err(Error::Corrupt(damage)) if self.is_unchanged(extent, bounds.epoch)? => {
                     self.give_up(base, entry, *damage);
                 }
                 Err(Error::Corrupt(_)) => {
@@ -351,6 +351,12 @@ impl Work {
                     None => return Err(error),
                 },
             };
+            if placed.segment_id != segment_id && is_sealed && placed.found.index >= extent.next_index {
+                // The last records of a rewritten segment may be left out.
+                desk.skip_to(extent.next_index);
+                cursor = self.reader.places(extent.next_index);
+                break;
+            }
             if placed.segment_id != segment_id {
                 return Err(Error::Gone { path: extent.segment.path().to_path_buf() });
             }
@@ -373,6 +379,13 @@ impl Work {
             self.desk = Some(desk);
         }
         Ok(())
+    }
+
+    /// Whether the segment is still what it was at the last look: neither purged nor truncated.
+    fn is_unchanged(&self, extent: &Extent, epoch: u32) -> Result<bool> {
+        let (bounds, extents) = self.reader.segments()?;
+        let is_same = |now: &Extent| now.segment.segment_id == extent.segment.segment_id;
+        Ok(bounds.epoch == epoch && extents.iter().any(is_same))
     }
 
     /// Leaves a damaged segment with the index of what is before the damage.
@@ -402,6 +415,7 @@ impl Work {
         let is_held = |base: &u64| bases.binary_search(base).is_ok();
         self.done.retain(|base, _| is_held(base));
         self.given_up.retain(|base, _| is_held(base));
+        self.report.damage.retain(|damage| extents.iter().any(|extent| extent.segment.path() == damage.path));
         if self.desk.as_ref().is_some_and(|desk| !is_held(&desk.base_index())) {
             (self.desk, self.cursor) = (None, None);
         }
