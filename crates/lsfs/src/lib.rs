@@ -42,7 +42,6 @@ pub mod dump;
 mod env;
 mod error;
 mod final_data;
-#[allow(dead_code, reason = "the mapped store uses the rest")]
 mod index;
 pub mod io;
 pub mod log;

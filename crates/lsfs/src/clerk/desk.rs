@@ -55,6 +55,9 @@ impl Desk {
             true => None,
             false => Some(IndexWriter::resume(env, &index_path, statistics.records)?),
         };
+        if writer.as_ref().is_some_and(|writer| writer.entries() != statistics.records) {
+            return Desk::anew(env, extent);
+        }
         Ok(Desk {
             env: env.clone(),
             base_index: extent.segment.base_index,

@@ -38,7 +38,7 @@ const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// The stream may be truncated or purged while it is looked at.
 const ATTEMPTS: usize = 20;
 /// Records between two looks whether the clerk should stop.
-const RECORDS_PER_STEP: u64 = 1 << 18;
+const RECORDS_PER_STEP: u64 = 1 << 15;
 
 /// What a clerk has done, and what is indexed now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

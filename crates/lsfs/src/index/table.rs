@@ -5,15 +5,12 @@ use std::path::Path;
 use crate::codec::{INDEX_ENTRY_BYTES, IndexEntry};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::index::IndexWriter;
 use crate::io::{ANY_UNIT_BYTES, AlignedBuf, OpenMode};
 
 /// An index file is read in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Entries in the order of their offsets, one for each.
-///
-/// A look-up takes one step when the offsets are dense, and a binary search when they are not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IndexTable {
     entries: Vec<IndexEntry>,
@@ -42,42 +39,9 @@ impl IndexTable {
         IndexTable { entries }
     }
 
-    /// Adds an entry, wherever it belongs; it replaces one with the same offset. Cheap near the end.
-    pub(crate) fn insert(&mut self, entry: IndexEntry) {
-        if self.entries.last().is_none_or(|last| last.offset < entry.offset) {
-            self.entries.push(entry);
-            return;
-        }
-        match self.entries.binary_search_by_key(&entry.offset, |entry| entry.offset) {
-            Ok(at) => self.entries[at] = entry,
-            Err(at) => self.entries.insert(at, entry),
-        }
-    }
-
-    /// The position of the record with this offset.
-    pub(crate) fn get(&self, offset: u64) -> Option<u64> {
-        let first = self.entries.first()?.offset;
-        let slot = usize::try_from(offset.checked_sub(first)?).ok()?;
-        match self.entries.get(slot) {
-            Some(entry) if entry.offset == offset => Some(entry.position),
-            // With gaps the entry lies before the slot it would have without.
-            at => {
-                let before = &self.entries[..at.map_or(self.entries.len(), |_| slot)];
-                let found = before.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
-                Some(before[found].position)
-            }
-        }
-    }
-
     /// The entries, in order.
     pub(crate) fn entries(&self) -> &[IndexEntry] {
         &self.entries
-    }
-
-    /// Drops the entries from this offset on.
-    pub(crate) fn truncate_at(&mut self, offset: u64) {
-        let kept = self.entries.partition_point(|entry| entry.offset < offset);
-        self.entries.truncate(kept);
     }
 
     /// Reads the index at `path`; `None` if there is none.
@@ -111,15 +75,6 @@ impl IndexTable {
         }
         Ok(Some(StoredIndex::from_file(entries, first, len - wanted)))
     }
-
-    /// Writes the table as the index at `path`, whole or not at all; durable on return but for its name.
-    pub(crate) fn write(&self, env: &Env, path: &Path) -> Result<()> {
-        let mut writer = IndexWriter::replace(env, path)?;
-        for entry in &self.entries {
-            writer.append(*entry)?;
-        }
-        writer.seal()
-    }
 }
 
 impl StoredIndex {
@@ -145,6 +100,7 @@ fn is_in_order(entries: &[IndexEntry]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::IndexWriter;
     use crate::io::{File, WriteSync};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -215,7 +171,9 @@ mod tests {
         let (env, path) = (Env::default(), dir.path().join("x.idx"));
         for count in [0, 1, 255, 256, 257, 70_000] {
             let table = IndexTable::from_entries((0..count).map(|n| entry(n * 3 + 5, n + 512)).collect());
-            table.write(&env, &path).unwrap();
+            let mut writer = IndexWriter::replace(&env, &path).unwrap();
+            table.entries().iter().for_each(|entry| writer.append(*entry).unwrap());
+            writer.seal().unwrap();
             assert_eq!(path.metadata().unwrap().len(), count * 16);
             let stored = IndexTable::read(&env, &path, SOME, 1 << 20).unwrap().unwrap();
             assert_eq!(stored, StoredIndex { table, is_in_order: true, surplus_bytes: 0 });
@@ -225,21 +183,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_table_is_a_map(entries in proptest::collection::vec((0..60u64, 1..1000u64), 0..80), cut: u64) {
+        fn a_table_is_a_map(entries in proptest::collection::vec((0..60u64, 1..1000u64), 0..80)) {
             let map: BTreeMap<u64, u64> = entries.iter().copied().collect();
-            let all: Vec<_> = entries.iter().map(|&(offset, position)| entry(offset, position)).collect();
-            let mut table = IndexTable::from_entries(all.clone());
-            let mut grown = IndexTable::default();
-            all.into_iter().for_each(|entry| grown.insert(entry));
-            prop_assert_eq!(&grown, &table);
-            for offset in 0..61 {
-                prop_assert_eq!(table.get(offset), map.get(&offset).copied());
-            }
-            prop_assert_eq!(table.get(u64::MAX), None);
-            let cut = cut % 62;
-            table.truncate_at(cut);
-            let kept: Vec<_> = map.range(..cut).map(|(&offset, &position)| entry(offset, position)).collect();
-            prop_assert_eq!(table.entries(), &kept[..]);
+            let all = entries.iter().map(|&(offset, position)| entry(offset, position)).collect();
+            let expected: Vec<_> = map.iter().map(|(&offset, &position)| entry(offset, position)).collect();
+            prop_assert_eq!(IndexTable::from_entries(all), IndexTable { entries: expected });
         }
 
         #[test]

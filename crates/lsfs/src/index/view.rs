@@ -68,7 +68,7 @@ impl IndexView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::IndexTable;
+    use crate::index::IndexWriter;
     use proptest::prelude::*;
 
     #[test]
@@ -76,13 +76,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (env, path) = (Env::default(), dir.path().join("x.idx"));
         for step in [1, 2, 7] {
-            let entries =
-                (0..1000).map(|n| IndexEntry { offset: 50 + n * step, position: 512 + n }).collect();
-            let table = IndexTable::from_entries(entries);
-            table.write(&env, &path).unwrap();
+            let mut writer = IndexWriter::replace(&env, &path).unwrap();
+            for n in 0..1000 {
+                writer.append(IndexEntry { offset: 50 + n * step, position: 512 + n }).unwrap();
+            }
+            writer.publish().unwrap();
             let view = IndexView::open(&env, &path, 50).unwrap();
-            for offset in 40..8000 {
-                assert_eq!(view.get(offset), table.get(offset), "offset {offset}, step {step}");
+            for offset in 40..8000u64 {
+                let number = offset.checked_sub(50).filter(|past| past % step == 0).map(|past| past / step);
+                let expected = number.filter(|number| *number < 1000).map(|number| 512 + number);
+                assert_eq!(view.get(offset), expected, "offset {offset}, step {step}");
             }
             assert_eq!(view.get(u64::MAX), None);
         }
