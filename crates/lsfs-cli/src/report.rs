@@ -271,6 +271,9 @@ impl Segment {
             file_bytes: info.file_bytes,
             allocated_bytes: info.allocated_bytes,
             sealed: info.is_sealed,
+            // The store keeps its index itself.
+            indexed_to: info.next_offset,
+            statistics: None,
         }
     }
 }

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use lsfs::codec::{
     BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, Checksum, Compression,
     FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer, FrameHeader,
-    FrameIdentity, INDEX_ENTRY_BYTES, IndexEntry, ListedSegment, MARK_BYTES, Manifest, Mark, POINTER_BYTES, Pointer,
-    RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer, SEGMENT_STATISTICS_BYTES, SLICE_HEADER_BYTES,
-    SLICE_TAILER_BYTES, SegmentEntry, SegmentList, SegmentStatistics, SliceView, SparseTable, StreamId, Tally, TypeCount, block_seed, check_pieces,
+    FrameIdentity, INDEX_ENTRY_BYTES, IndexEntry, ListedSegment, MARK_BYTES, Manifest, Mark, POINTER_BYTES,
+    Pointer, RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer,
+    SEGMENT_STATISTICS_BYTES, SLICE_HEADER_BYTES, SLICE_TAILER_BYTES, SegmentEntry, SegmentList,
+    SegmentStatistics, SliceView, SparseTable, StreamId, Tally, TypeCount, block_seed, check_pieces,
     piece_checksums, put_slice, stored_checksums,
 };
 use lsfs::{Log, LogOptions, RecordStream, StoreKind, StreamOptions};
