@@ -403,10 +403,11 @@ impl StreamContents {
     fn fmt_index(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted_segments = || self.segments.iter().filter_map(|segment| segment.statistics.as_ref());
         let records: u64 = counted_segments().map(|counted| counted.records).sum();
-        if records == 0 {
-            return field(f, "index", "none");
-        }
         let missing: u64 = self.segments.iter().map(Segment::unindexed_records).sum();
+        if records == 0 {
+            // A mapped log has its own index, an empty stream needs none.
+            return if missing > 0 { field(f, "index", "none") } else { Ok(()) };
+        }
         match missing {
             0 => field(f, "index", "complete")?,
             missing => field(f, "index", format_args!("{} not indexed", counted(missing, "record")))?,
