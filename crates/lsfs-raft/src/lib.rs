@@ -14,6 +14,8 @@
 mod entry;
 mod error;
 mod fields;
+#[cfg(test)]
+mod format_examples;
 mod log;
 mod losses;
 mod open;

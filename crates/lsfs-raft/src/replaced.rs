@@ -40,6 +40,15 @@ impl Replaced {
     }
 }
 
+/// The record of an entry that stands for the one with its index.
+pub(crate) fn record_of(id: EntryId, kind: u64, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(PREFIX_BYTES + payload.len());
+    bytes.extend(id.index.to_le_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
 fn number_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
@@ -159,11 +168,7 @@ impl ReplacedEntries {
 
     /// Writes the entry for an index; durable on return, and seen after [`ReplacedEntries::set`].
     pub(crate) fn write(stream: &RecordStream, id: EntryId, kind: u64, payload: &[u8]) -> Result<u64> {
-        let mut bytes = Vec::with_capacity(PREFIX_BYTES + payload.len());
-        bytes.extend(id.index.to_le_bytes());
-        bytes.extend(kind.to_le_bytes());
-        bytes.extend_from_slice(payload);
-        Ok(stream.append(REPLACED, &bytes)?)
+        Ok(stream.append(REPLACED, &record_of(id, kind, payload))?)
     }
 
     pub(crate) fn set(&mut self, record: u64, id: EntryId) {

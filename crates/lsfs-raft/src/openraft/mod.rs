@@ -4,11 +4,7 @@
 //! what a state machine keeps its snapshots in. Open the log with [`LogOptions::first_index`](crate::LogOptions) 0:
 //! openraft counts from there.
 //!
-//! ```ignore
-//! let log = RaftLog::open(dir, LogOptions { first_index: 0, ..LogOptions::default() })?;
-//! let machine = MyStateMachine::new(SnapshotStore::new(&log)?);
-//! let raft = Raft::new(id, config, network, LogStore::new(&log)?, machine).await?;
-//! ```
+//! A whole cluster is in the example `raft_log`.
 //!
 //! **Types.** Terms and node ids are `u64`. Application data and nodes say how they are stored by [`Stored`].
 //!
