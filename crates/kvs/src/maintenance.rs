@@ -493,6 +493,12 @@ impl Inner {
 
     fn last_checkpoint(&self, maintenance: &mut Maintenance) -> Result<()> {
         self.log.sync()?;
+        // Without a background this is the only moment; what was written is durable, whatever comes of it.
+        if self.is_overdue()
+            && let Err(error) = self.try_catch_up(maintenance)
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
+        }
         let tail = self.writer().tail_bytes;
         let is_worth_it = if self.options.background {
             tail > 0

@@ -26,7 +26,7 @@ pub struct Options {
     pub create: bool,
     /// Whether checkpoints and compaction are made in the background. Without it they are made by
     /// [`KvStore::checkpoint`](crate::KvStore::checkpoint), [`KvStore::compact`](crate::KvStore::compact) and, when much
-    /// was written, by the close.
+    /// was written or is stale, by the close.
     pub background: bool,
     /// Forget the index and make it anew from the log, leaving out frames that do not verify; they are named in
     /// [`OpenReport`](crate::OpenReport).

@@ -213,3 +213,24 @@ fn a_remove_is_kept_as_long_as_the_value_that_it_hides() {
     assert_eq!(store.get_bytes(7u64.to_le_bytes()).unwrap(), None, "by the log alone");
     assert_eq!(store.stats().keys, 230);
 }
+
+#[test]
+fn a_store_without_a_background_gives_space_back_when_it_is_closed() {
+    let disk = SimDisk::new(9);
+    let mut largest = 0;
+    for round in 0..40u64 {
+        let options = Options { background: false, ..options(sim_env(&disk, round)) };
+        let store = KvStore::open_with(DIR, options).unwrap();
+        for n in 0..40u64 {
+            store.put(n.to_le_bytes(), [round as u8; 500]).unwrap();
+        }
+        largest = largest.max(store.stats().log_bytes);
+        store.close().unwrap();
+    }
+    // 21,000 are live, as much again may be stale, and a round comes on top.
+    assert!(largest < 110_000, "of 850,000 written: {largest}");
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 99))).unwrap();
+    for n in 0..40u64 {
+        assert_eq!(store.get_bytes(n.to_le_bytes()).unwrap(), Some(vec![39; 500]));
+    }
+}
