@@ -30,7 +30,7 @@ pub fn warmup_seconds(options: &Options) -> f64 {
 }
 
 /// An appending job.
-fn append(record_bytes: usize, producers: usize, batch: usize, options: &Options) -> Job {
+pub fn job(record_bytes: usize, producers: usize, batch: usize, options: &Options) -> Job {
     let warmup_seconds = warmup_seconds(options);
     let seconds = options.seconds_per_run;
     // Whoever prepares files prepares for this rate; above it, files are used again or grow.
@@ -44,7 +44,7 @@ fn append(record_bytes: usize, producers: usize, batch: usize, options: &Options
 
 /// One writer that waits for each record.
 pub fn one_writer(name: &'static str, record_bytes: usize, options: &Options) -> Case {
-    let job = append(record_bytes, 1, 1, options);
+    let one = job(record_bytes, 1, 1, options);
     let contenders = [
         ContenderId::RawDirect,
         ContenderId::RawDsync,
@@ -54,13 +54,14 @@ pub fn one_writer(name: &'static str, record_bytes: usize, options: &Options) ->
         ContenderId::Okaywal,
         ContenderId::Lsfs,
     ];
-    let mut entries: Vec<_> = contenders.map(|id| Entry::fresh(id, job.clone())).into();
+    let mut entries: Vec<_> = contenders.map(|id| Entry::fresh(id, one.clone())).into();
     let mut notes = Vec::new();
     if record_bytes.is_multiple_of(BLOCK_BYTES) {
         // What any format with headers must write for such a record.
-        let two_blocks = append(record_bytes + BLOCK_BYTES, 1, 1, options);
+        let two_blocks = job(record_bytes + BLOCK_BYTES, 1, 1, options);
         entries.insert(2, Entry::fresh(ContenderId::RawDsync, two_blocks).labelled("raw-dsync +4k"));
-        notes.push("raw-dsync +4k: one block more with each sync, for a record and its header need it".into());
+        notes
+            .push("raw-dsync +4k: one block more with each sync, for a record and its header need it".into());
     }
     Case {
         name,
@@ -93,11 +94,12 @@ pub fn many_streams(options: &Options) -> Case {
         title: format!("streams on one disk, a blocking writer each, {RECORD_BYTES} B records"),
         notes: vec![
             "raw rows: writers of one file, each writes a block of its own and syncs it".into(),
-            "what several streams gain over one is what the kernel and the device share of their syncs".into(),
+            "what several streams gain over one is what the kernel and the device share of their syncs"
+                .into(),
         ],
         entries: rows
             .map(|(id, producers, label)| {
-                Entry::fresh(id, append(RECORD_BYTES, producers, 1, options)).labelled(label)
+                Entry::fresh(id, job(RECORD_BYTES, producers, 1, options)).labelled(label)
             })
             .into(),
         columns: COLUMNS.into(),
@@ -111,8 +113,8 @@ pub fn many_streams(options: &Options) -> Case {
 
 /// 64 producers, each of which waits for its own record: threads for everybody, futures for lsfs as well.
 pub fn many_producers(name: &'static str, record_bytes: usize, options: &Options) -> Case {
-    let threads = append(record_bytes, PRODUCERS, 1, options);
-    let batching = append(record_bytes, 1, PRODUCERS, options);
+    let threads = job(record_bytes, PRODUCERS, 1, options);
+    let batching = job(record_bytes, 1, PRODUCERS, options);
     let mut entries = vec![
         Entry::fresh(ContenderId::RawDirect, batching.clone()).labelled("raw-direct x64"),
         Entry::fresh(ContenderId::RawDsync, batching.clone()).labelled("raw-dsync x64"),

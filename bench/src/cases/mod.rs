@@ -3,6 +3,7 @@
 mod append;
 mod bulk;
 mod open;
+mod raft;
 mod read;
 mod space;
 
@@ -92,6 +93,9 @@ pub fn all(options: &Options) -> Vec<Case> {
         open::open_1g(),
         open::open_8g(),
         space::space(),
+        raft::appends("raft-256", 256, options),
+        raft::appends("raft-4k", 4096, options),
+        raft::open(),
     ]
 }
 

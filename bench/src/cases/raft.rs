@@ -39,7 +39,8 @@ pub fn appends(name: &'static str, record_bytes: usize, options: &Options) -> Ca
         name,
         title: format!("Raft logs, {record_bytes} B entries, append to flushed with 1 and 64 on their way"),
         notes: vec![
-            "lsfs-raft: openraft's RaftLogStorage::append, each waits for its IOFlushed; one executor thread".into(),
+            "lsfs-raft: openraft's RaftLogStorage::append, each waits for its IOFlushed; one executor thread"
+                .into(),
             "raft-log: append and flush(sync) for each entry, its callbacks wake the same executor".into(),
             "raft-engine: write(batch, sync) from as many threads, each with a region of its own".into(),
         ],

@@ -2,9 +2,12 @@
 
 #[cfg(feature = "lsfs")]
 pub mod lsfs;
+#[cfg(feature = "lsfs")]
+mod lsfs_raft;
 mod okaywal;
 mod raft_engine;
 mod raft_entry;
+mod raft_log;
 mod raw;
 
 use std::path::Path;
@@ -58,11 +61,15 @@ pub enum ContenderId {
     LsfsStreams,
     /// lsfs with retention: the oldest segments are purged and written again.
     LsfsRecycled,
+    /// lsfs-raft, through openraft's storage traits.
+    LsfsRaft,
+    /// raft-log, databend's log store.
+    RaftLog,
 }
 
 impl ContenderId {
     /// Every contender, in the order of reports.
-    pub const ALL: [ContenderId; 12] = [
+    pub const ALL: [ContenderId; 14] = [
         ContenderId::RawDirect,
         ContenderId::RawDsync,
         ContenderId::RawBuffered,
@@ -75,6 +82,8 @@ impl ContenderId {
         ContenderId::LsfsFutures,
         ContenderId::LsfsStreams,
         ContenderId::LsfsRecycled,
+        ContenderId::LsfsRaft,
+        ContenderId::RaftLog,
     ];
 
     /// The name in tables, JSON and on the command line.
@@ -92,6 +101,8 @@ impl ContenderId {
             ContenderId::LsfsFutures => "lsfs-futures",
             ContenderId::LsfsStreams => "lsfs-streams",
             ContenderId::LsfsRecycled => "lsfs-recycled",
+            ContenderId::LsfsRaft => "lsfs-raft",
+            ContenderId::RaftLog => "raft-log",
         }
     }
 
@@ -103,6 +114,7 @@ impl ContenderId {
                 | ContenderId::LsfsFutures
                 | ContenderId::LsfsStreams
                 | ContenderId::LsfsRecycled
+                | ContenderId::LsfsRaft
         )
     }
 
@@ -137,6 +149,9 @@ pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Con
         ContenderId::LsfsStreams => Ok(lsfs::open_streams(dir)),
         #[cfg(feature = "lsfs")]
         ContenderId::LsfsRecycled => lsfs::open_recycled(dir),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsRaft => lsfs_raft::open(dir),
+        ContenderId::RaftLog => raft_log::open(dir),
         _ => bail!("{} cannot be opened for appending", id.name()),
     }
 }
@@ -146,6 +161,13 @@ pub fn drive(id: ContenderId, dir: &Path, plan: &StorePlan, load: &Load) -> Resu
     #[cfg(feature = "lsfs")]
     if id == ContenderId::LsfsFutures {
         return lsfs::drive_futures(dir, load);
+    }
+    #[cfg(feature = "lsfs")]
+    if id == ContenderId::LsfsRaft {
+        return lsfs_raft::drive(dir, load);
+    }
+    if id == ContenderId::RaftLog {
+        return raft_log::drive(dir, load);
     }
     let contender = open(id, dir, plan)?;
     crate::disk::settle(dir)?;
