@@ -16,7 +16,7 @@
 //! crash `read_committed` may answer an earlier one, never a later.
 //!
 //! **Losses.** A node with a hole keeps its vote and its last log id, so it neither votes twice nor for a log that is
-//! shorter than its own was. A read of the hole fails with [`Error::Lost`](crate::Error::Lost) inside the [`io::Error`],
+//! shorter than its own was. A read of the hole fails with [`Error::Lost`] inside the [`io::Error`],
 //! of kind `InvalidData`; openraft then stops the node. Before it is started again, ask
 //! [`RaftLog::check`](crate::RaftLog::check), fetch those entries from a peer and give them to [`LogStore::restore`]; or
 //! install a snapshot that covers them.
