@@ -69,7 +69,7 @@ const FILE_HEADER: Layout = Layout {
         field(16, 1, "kind", Show::Number),
         field(17, 1, "checksum kind", Show::Number),
         field(18, 1, "compression", Show::Number),
-        field(19, 1, "reserved", Show::Bytes),
+        field(19, 1, "flags", Show::Number),
         field(20, 4, "block size", Show::Number),
         field(24, 16, "stream id", Show::Bytes),
         field(40, 8, "segment id", Show::Id),
