@@ -345,7 +345,7 @@ impl StatePair {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<u64> {
-        let version = self.state.as_ref().map_or(0, |state| state.version) + 1;
+        let version = self.state.as_ref().map_or(0, |state| state.version).saturating_add(1);
         let space = PendingRecord::space_bytes_max(bytes.len(), self.options.block_bytes);
         let block_bytes = self.options.block_bytes as u64;
         let limit = u64::from(self.options.limit_blocks);
@@ -371,7 +371,7 @@ impl StatePair {
             (u64::from(self.options.limit_blocks) * block_bytes as u64).max(block_bytes as u64 + space);
         let file = self.prepare(other, planned)?;
         let segment_id = self.env.runtime.random();
-        let generation = self.generation + 1;
+        let generation = self.generation.saturating_add(1);
         let header = FileHeader {
             kind: FileKind::FinalData,
             checksum: self.options.checksum,
@@ -447,8 +447,8 @@ impl StatePair {
             segment_id: tail.segment_id,
             block_number: tail.next_block,
             epoch: self.generation,
-            first_index: state.version + 1,
-            durable_index: state.version + 1,
+            first_index: state.version.saturating_add(1),
+            durable_index: state.version.saturating_add(1),
             durable_position: tail.durable_position,
             used_bytes: BLOCK_HEADER_BYTES as u16,
         };
@@ -528,7 +528,7 @@ impl Found {
         let holder = usize::from(version(&scanned[1]) > version(&scanned[0]));
         let best = version(&scanned[holder]);
         let watermark = scanned.iter().map(|file| file.watermark).max().unwrap_or(0);
-        if watermark > best + 1 && !mutant::is(Mutant::OlderStateAccepted) {
+        if watermark > best.saturating_add(1) && !mutant::is(Mutant::OlderStateAccepted) {
             // Versions below the watermark were durable; the one before it is not to be found.
             let at = usize::from(scanned[1].watermark > scanned[0].watermark);
             let (position, reason) = match (&scanned[at].fault, &scanned[at].header_fault) {

@@ -262,7 +262,7 @@ impl Records {
             self.offset = slice.end();
             self.verified = Some((self.block, self.offset as u16));
             if self.assembly.is_none() {
-                self.ended = Some(((self.block, self.offset as u16), slice.index + 1));
+                self.ended = Some(((self.block, self.offset as u16), slice.index.saturating_add(1)));
             }
             if let Some(found) = found {
                 return Ok(Step::Record(found));
@@ -324,7 +324,7 @@ impl Records {
         let (header, header_bytes) = RecordHeader::decode(slice.body, self.reader.record_limit_bytes)
             .map_err(|fault| self.fault(fault))?;
         let body = &slice.body[header_bytes..];
-        self.next_index = Some(slice.index + 1);
+        self.next_index = Some(slice.index.saturating_add(1));
         let start = (self.block, slice.start);
         if slice.is_last {
             self.check_size(&header, body.len() as u64)?;
@@ -397,7 +397,7 @@ impl Records {
                 self.assembled.extend_from_slice(&slice.body[..payload_bytes]);
             }
         }
-        self.next_index = Some(assembly.index + 1);
+        self.next_index = Some(assembly.index.saturating_add(1));
         if !slice.is_last {
             self.assembly = Some(assembly);
             return Ok(None);

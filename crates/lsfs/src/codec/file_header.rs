@@ -161,6 +161,13 @@ impl FileHeader {
         if !is_block_size(block_bytes as usize) {
             return Err(wrong("block size", block_bytes.into()));
         }
+        // A writer could not go on with less, nor would a reader look ahead over more.
+        let in_flight_bytes = fields.u32(60);
+        let in_flight_limits = block_bytes * 4..=1 << 30;
+        let fits = in_flight_limits.contains(&in_flight_bytes) && in_flight_bytes.is_multiple_of(block_bytes);
+        if bytes[16] == FileKind::Segment.code() && !fits {
+            return Err(wrong("in-flight limit", in_flight_bytes.into()));
+        }
         Ok(FileHeader {
             kind: [FileKind::Segment, FileKind::FinalData, FileKind::SetSegment]
                 .into_iter()
@@ -173,7 +180,7 @@ impl FileHeader {
             segment_id: fields.u64(40),
             base_index: fields.u64(48),
             epoch: fields.u32(56),
-            in_flight_bytes: fields.u32(60),
+            in_flight_bytes,
             record_limit_bytes: fields.u32(64),
             is_sparse: bytes[19] & FLAG_SPARSE != 0,
         })

@@ -290,7 +290,7 @@ impl Cursor {
             self.next = found.index;
             return Ok(None);
         }
-        self.next = found.index + 1;
+        self.next = found.index.saturating_add(1);
         let place = self.place.as_ref().expect("a found record has a place");
         let stored = match found.in_run.clone() {
             Some(range) => &self.run[range],
@@ -312,7 +312,7 @@ impl Cursor {
             return Ok(None);
         }
         let Some(found) = self.find_next()? else { return Ok(None) };
-        self.next = found.index + 1;
+        self.next = found.index.saturating_add(1);
         let place = self.place.as_ref().expect("a found record has a place");
         let (segment_id, epoch) = (place.extent.segment.segment_id, place.records.epoch());
         Ok(Some(PlacedRecord { segment_id, epoch, found }))
@@ -530,7 +530,7 @@ pub(crate) fn payload_of<'a>(
     }
     found.compression.decompress(stored, found.raw_bytes).map(Cow::Owned).map_err(|fault| {
         let position = segment.position_of(found.start.0) + u64::from(found.start.1);
-        Error::corrupt(segment.path(), position, Some(found.index..found.index + 1), fault)
+        Error::corrupt(segment.path(), position, Some(found.index..found.index.saturating_add(1)), fault)
     })
 }
 
@@ -804,7 +804,7 @@ impl ReverseCursor {
         }
         let block_bytes = self.place.as_ref().map_or(512, |place| place.extent.segment.block_bytes);
         let blocks = (RUN_BYTES / 4 / block_bytes).max(2) as u32;
-        let first = (block + 1).saturating_sub(blocks).max(1);
+        let first = block.saturating_add(1).saturating_sub(blocks).max(1);
         self.fetch_from(first)?;
         // Blocks in memory and on disk come in separate fetches.
         while !self.run_blocks.contains(&block) && !self.run_blocks.is_empty() {

@@ -173,6 +173,18 @@ impl Golden {
         disk
     }
 
+    /// The bytes of its files whose names begin so, one behind the other.
+    pub(crate) fn joined(&self, prefix: &str) -> Vec<u8> {
+        let files = self.files.iter().filter(|(name, _)| name.starts_with(prefix));
+        files.flat_map(|(_, bytes)| bytes.iter().copied()).collect()
+    }
+
+    /// Its first segment.
+    pub(crate) fn segment(&self) -> &[u8] {
+        let found = self.files.iter().find(|(name, _)| name.ends_with(".seg"));
+        &found.expect("it has a segment").1
+    }
+
     /// Looks, looks again after an opening for writing that wrote nothing, adds, and looks again.
     fn check(&self, env: &dyn Fn() -> Env, dir: &Path) {
         let fail = |what: &str, error: lsfs::Error| -> ! { panic!("{}: {what}: {error}", self.name) };

@@ -11,6 +11,7 @@ mod crash_segment_set;
 mod crash_stream;
 mod damage;
 mod faults;
+mod fuzz;
 mod golden;
 mod mutants;
 mod segment_set_damage;
