@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,19 @@ pub enum Job {
     ReadBack(Content),
     /// Open the store.
     Open,
+    /// Build the index of a store that holds this.
+    BuildIndex(Content),
+    /// Read records of a store that holds this at random indexes.
+    ReadRandom {
+        /// What it holds.
+        content: Content,
+        /// How many are read.
+        reads: u64,
+    },
+    /// Keep the indexes of a store until killed.
+    KeepIndexes,
+    /// Read records of a store at random indexes until killed.
+    ReadUntilKilled,
 }
 
 /// Records in a store.
@@ -89,6 +103,10 @@ fn carry_out(order: &Order) -> Result<Sample> {
         Job::WriteUntilKilled(content) => write_until_killed(id, dir, content),
         Job::ReadBack(content) => measure_read_back(id, dir, content),
         Job::Open => measure_open(id, dir),
+        Job::BuildIndex(content) => measure_index(id, dir, content),
+        Job::ReadRandom { content, reads } => measure_random_reads(id, dir, content, *reads),
+        Job::KeepIndexes => contenders::keep_indexes(dir),
+        Job::ReadUntilKilled => contenders::read_until_killed(dir),
     }
 }
 
@@ -161,6 +179,54 @@ fn measure_read_back(id: ContenderId, dir: &Path, content: &Content) -> Result<S
         (Metric::MbPerSecond, content.payload_bytes() as f64 / read.seconds / 1e6),
         (Metric::CpuUsPerRecord, cpu_seconds * 1e6 / content.records as f64),
         (Metric::OthersCpuPercent, others_percent),
+        (Metric::PeakRssMib, machine::peak_rss_mib()),
+    ]))
+}
+
+/// Builds the index of the store with a cold cache.
+fn measure_index(id: ContenderId, dir: &Path, content: &Content) -> Result<Sample> {
+    disk::drop_caches(dir)?;
+    machine::reset_peak_rss();
+    let cpu = CpuClock::now();
+    let begun = Instant::now();
+    let records = contenders::build_index(id, dir)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let (cpu_seconds, others_percent) = (cpu.own_seconds_since(), cpu.others_percent_since());
+    ensure!(records == content.records, "indexed {records} of {} records", content.records);
+    Ok(Sample::of([
+        (Metric::RecordsPerSecond, records as f64 / seconds),
+        (Metric::MbPerSecond, content.payload_bytes() as f64 / seconds / 1e6),
+        (Metric::CpuUsPerRecord, cpu_seconds * 1e6 / records as f64),
+        (Metric::OthersCpuPercent, others_percent),
+        (Metric::PeakRssMib, machine::peak_rss_mib()),
+    ]))
+}
+
+/// Reads at random, twice; the first time brings what is read into memory and is not measured.
+fn measure_random_reads(id: ContenderId, dir: &Path, content: &Content, reads: u64) -> Result<Sample> {
+    let mut reader = contenders::random_reader(id, dir, content)?;
+    let mut random = 0x2545_F491_4F6C_DD1Du64;
+    let mut read_all = || -> Result<()> {
+        for _ in 0..reads {
+            // Marsaglia's xorshift64: a few instructions beside what is measured.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let found = reader.read(random % content.records)?;
+            ensure!(found == content.record_bytes, "{found} bytes, expected {}", content.record_bytes);
+        }
+        Ok(())
+    };
+    read_all()?;
+    machine::reset_peak_rss();
+    let cpu = CpuClock::now();
+    let begun = Instant::now();
+    read_all()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    Ok(Sample::of([
+        (Metric::RecordsPerSecond, reads as f64 / seconds),
+        (Metric::CpuUsPerRecord, cpu.own_seconds_since() * 1e6 / reads as f64),
+        (Metric::OthersCpuPercent, cpu.others_percent_since()),
         (Metric::PeakRssMib, machine::peak_rss_mib()),
     ]))
 }

@@ -2,6 +2,7 @@
 
 mod append;
 mod bulk;
+mod index;
 mod open;
 mod raft;
 mod read;
@@ -90,6 +91,10 @@ pub fn all(options: &Options) -> Vec<Case> {
         bulk::bulk(options),
         read::read_back("read-256", 256),
         read::read_back("read-4k", 4096),
+        index::build("index-100", 100),
+        index::build("index-256", 256),
+        index::random_reads("random-256", 256),
+        index::beside("beside-256", 256, options),
         open::open_1g(),
         open::open_8g(),
         space::space(),

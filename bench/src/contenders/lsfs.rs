@@ -1,14 +1,18 @@
 //! Our own engine, used as any program would use it.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use lsfs::{RecordStream, StreamOptions};
+use lsfs::io::{Disk, FileMap, OpenMode, OsDisk};
+use lsfs::{Clerk, Env, Reader, RecordStream, StreamOptions};
 
-use super::{Contender, Producer, ReadBack};
+use super::raw::Places;
+use super::{Contender, ContenderId, Producer, RandomReader, ReadBack};
 use crate::disk;
 use crate::executor;
+use crate::job::{Job, Order};
 use crate::measure::{self, Load, Stage, Tally};
 use crate::metric::Sample;
 use crate::payload::Feed;
@@ -155,6 +159,120 @@ fn produce_futures(stream: &RecordStream, load: &Load, stage: &Stage) -> Result<
         Ok(Some(stream.append_async(TYPE_CODE, feed.next_record())?))
     })?;
     Ok(tally)
+}
+
+/// A stream, and processes beside it that end with it.
+struct Beside {
+    stream: Lsfs,
+    others: Vec<Child>,
+}
+
+impl Contender for Beside {
+    fn producer(&self, number: usize) -> Result<Box<dyn Producer + '_>> {
+        self.stream.producer(number)
+    }
+
+    fn close(mut self: Box<Self>) -> Result<()> {
+        for other in &mut self.others {
+            ensure!(other.try_wait()?.is_none(), "a process beside the writer has ended");
+        }
+        Ok(self.stream.stream.close()?)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        for other in &mut self.others {
+            // Already gone is fine.
+            drop(other.kill());
+            drop(other.wait());
+        }
+    }
+}
+
+/// Opens a stream, and starts a clerk and a reader for it.
+pub fn open_beside(dir: &Path) -> Result<Box<dyn Contender>> {
+    let stream = Lsfs { stream: open_stream(dir)?, retains: false };
+    let mut beside = Beside { stream, others: Vec::new() };
+    for job in [Job::KeepIndexes, Job::ReadUntilKilled] {
+        let order = Order { contender: ContenderId::LsfsBeside, dir: dir.to_path_buf(), job };
+        let child = Command::new(std::env::current_exe()?)
+            .args(["--child", &serde_json::to_string(&order)?])
+            .stdout(Stdio::null())
+            .spawn()?;
+        beside.others.push(child);
+    }
+    Ok(Box::new(beside))
+}
+
+/// Keeps the indexes of the stream in `dir` until the process is killed.
+pub fn keep_indexes(dir: &Path) -> Result<()> {
+    let clerk = Clerk::start(dir)?;
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        if let Some(failure) = clerk.failure() {
+            return Err(failure.into());
+        }
+    }
+}
+
+/// Asks for a record at random every millisecond until the process is killed.
+pub fn read_until_killed(dir: &Path) -> Result<()> {
+    let reader = Reader::open(dir)?;
+    let mut number = 0u64;
+    loop {
+        let held = reader.bounds()?;
+        if !held.is_empty() {
+            number = number.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            reader.read(held.start + (number >> 16) % (held.end - held.start))?;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Builds the index of the stream in `dir` anew.
+pub fn build_index(dir: &Path) -> Result<u64> {
+    Ok(lsfs::rebuild(&Env::default(), dir)?.records)
+}
+
+impl RandomReader for Reader {
+    fn read(&mut self, number: u64) -> Result<usize> {
+        Ok(Reader::read(self, number)?.payload.len())
+    }
+}
+
+/// Opens a reader of the stream in `dir`, with an index or without.
+pub fn random_reader(dir: &Path, indexed: bool) -> Result<Box<dyn RandomReader>> {
+    if indexed {
+        lsfs::run_once(&Env::default(), dir)?;
+    } else {
+        let has_index = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "idx");
+        disk::files(dir)?.iter().filter(|path| has_index(path)).try_for_each(std::fs::remove_file)?;
+    }
+    Ok(Box::new(Reader::open(dir)?))
+}
+
+/// Copies from mappings, by the engine's own door to them.
+struct RandomCopies {
+    places: Places,
+    maps: Vec<Box<dyn FileMap>>,
+    buffer: Vec<u8>,
+}
+
+impl RandomReader for RandomCopies {
+    fn read(&mut self, number: u64) -> Result<usize> {
+        let (file, position) = self.places.place(number);
+        self.maps[file].read(position, &mut self.buffer)?;
+        Ok(self.buffer.len())
+    }
+}
+
+/// Copies `record_bytes` at a time from the files in `dir`.
+pub fn random_copies(dir: &Path, record_bytes: usize) -> Result<Box<dyn RandomReader>> {
+    let places = Places::of(dir, record_bytes)?;
+    let map = |(path, len): &(PathBuf, u64)| OsDisk::new().open(path, OpenMode::Read, 4096)?.map(*len);
+    let maps = places.files.iter().map(map).collect::<Result<_, _>>()?;
+    Ok(Box::new(RandomCopies { places, maps, buffer: vec![0; record_bytes] }))
 }
 
 /// Iterates over the whole stream; the cursor verifies every record.

@@ -15,6 +15,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::job::Content;
 use crate::measure::{self, Load};
 use crate::metric::Sample;
 
@@ -65,11 +66,19 @@ pub enum ContenderId {
     LsfsRaft,
     /// raft-log, databend's log store.
     RaftLog,
+    /// lsfs with the index of a clerk.
+    LsfsIndexed,
+    /// lsfs beside a clerk and a reader, which are processes of their own.
+    LsfsBeside,
+    /// `pread` from random places of another contender's files, cached.
+    RawPread,
+    /// Copies from random places of a mapping of another contender's files.
+    RawMap,
 }
 
 impl ContenderId {
     /// Every contender, in the order of reports.
-    pub const ALL: [ContenderId; 14] = [
+    pub const ALL: [ContenderId; 18] = [
         ContenderId::RawDirect,
         ContenderId::RawDsync,
         ContenderId::RawBuffered,
@@ -84,6 +93,10 @@ impl ContenderId {
         ContenderId::LsfsRecycled,
         ContenderId::LsfsRaft,
         ContenderId::RaftLog,
+        ContenderId::LsfsIndexed,
+        ContenderId::LsfsBeside,
+        ContenderId::RawPread,
+        ContenderId::RawMap,
     ];
 
     /// The name in tables, JSON and on the command line.
@@ -103,6 +116,10 @@ impl ContenderId {
             ContenderId::LsfsRecycled => "lsfs-recycled",
             ContenderId::LsfsRaft => "lsfs-raft",
             ContenderId::RaftLog => "raft-log",
+            ContenderId::LsfsIndexed => "lsfs-indexed",
+            ContenderId::LsfsBeside => "lsfs-beside",
+            ContenderId::RawPread => "raw-pread",
+            ContenderId::RawMap => "raw-map",
         }
     }
 
@@ -115,12 +132,15 @@ impl ContenderId {
                 | ContenderId::LsfsStreams
                 | ContenderId::LsfsRecycled
                 | ContenderId::LsfsRaft
+                | ContenderId::LsfsIndexed
+                | ContenderId::LsfsBeside
         )
     }
 
     /// Whether this build can run it.
     pub fn is_available(self) -> bool {
-        cfg!(feature = "lsfs") || !self.is_lsfs()
+        // The engine's own mapping is the raw one too.
+        cfg!(feature = "lsfs") || !(self.is_lsfs() || self == ContenderId::RawMap)
     }
 }
 
@@ -152,6 +172,7 @@ pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Con
         #[cfg(feature = "lsfs")]
         ContenderId::LsfsRaft => lsfs_raft::open(dir),
         ContenderId::RaftLog => raft_log::open(dir),
+        ContenderId::LsfsBeside => lsfs::open_beside(dir),
         _ => bail!("{} cannot be opened for appending", id.name()),
     }
 }
@@ -197,6 +218,51 @@ pub fn read_back(id: ContenderId, dir: &Path) -> Result<ReadBack> {
         ContenderId::Lsfs => lsfs::read_back(dir),
         _ => bail!("{} cannot be read back", id.name()),
     }
+}
+
+/// Reads single records of a store.
+pub trait RandomReader {
+    /// Reads the record with this number, counted from 0, and verifies it as far as the contender verifies; answers its
+    /// length.
+    fn read(&mut self, number: u64) -> Result<usize>;
+}
+
+/// Opens `id` in `dir`, which holds `content`, for reading at random.
+pub fn random_reader(id: ContenderId, dir: &Path, content: &Content) -> Result<Box<dyn RandomReader>> {
+    match id {
+        ContenderId::RawPread => raw::random_pread(dir, content.record_bytes),
+        ContenderId::RaftEngine => raft_engine::random_reader(dir),
+        #[cfg(feature = "lsfs")]
+        ContenderId::RawMap => lsfs::random_copies(dir, content.record_bytes),
+        #[cfg(feature = "lsfs")]
+        ContenderId::Lsfs => lsfs::random_reader(dir, false),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsIndexed => lsfs::random_reader(dir, true),
+        _ => bail!("{} does not read at random", id.name()),
+    }
+}
+
+/// Builds the index of the store in `dir` anew; answers how many records it has.
+pub fn build_index(id: ContenderId, dir: &Path) -> Result<u64> {
+    match id {
+        #[cfg(feature = "lsfs")]
+        ContenderId::Lsfs => lsfs::build_index(dir),
+        _ => bail!("{} builds no index of {}", id.name(), dir.display()),
+    }
+}
+
+/// Keeps the indexes of the stream in `dir` until the process is killed.
+pub fn keep_indexes(dir: &Path) -> Result<Sample> {
+    #[cfg(feature = "lsfs")]
+    lsfs::keep_indexes(dir)?;
+    bail!("there is no clerk for {}", dir.display())
+}
+
+/// Reads the stream in `dir` at random until the process is killed.
+pub fn read_until_killed(dir: &Path) -> Result<Sample> {
+    #[cfg(feature = "lsfs")]
+    lsfs::read_until_killed(dir)?;
+    bail!("there is no reader for {}", dir.display())
 }
 
 /// Opens the existing store in `dir`, closes it again, and returns the seconds that opening took.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use raft_engine::{Config, Engine, LogBatch, ReadableSize};
 
 use super::raft_entry::{RaftEntry, RaftEntryExt};
-use super::{Contender, Producer, ReadBack, StorePlan};
+use super::{Contender, Producer, RandomReader, ReadBack, StorePlan};
 use crate::disk;
 use crate::payload::Feed;
 
@@ -117,6 +117,28 @@ pub fn read_back(dir: &Path) -> Result<ReadBack> {
     }
     read.seconds = begun.elapsed().as_secs_f64();
     Ok(read)
+}
+
+/// Gets single entries of the one region that was filled.
+struct RaftReader {
+    engine: Engine,
+    region: u64,
+    first: u64,
+}
+
+impl RandomReader for RaftReader {
+    fn read(&mut self, number: u64) -> Result<usize> {
+        let entry = self.engine.get_entry::<RaftEntryExt>(self.region, self.first + number)?;
+        Ok(entry.context("the entry is missing")?.data.len())
+    }
+}
+
+/// Opens it for reading at random.
+pub fn random_reader(dir: &Path) -> Result<Box<dyn RandomReader>> {
+    let engine = Engine::open(config(dir)?)?;
+    let region = *engine.raft_groups().first().context("the engine holds no region")?;
+    let first = engine.first_index(region).context("the region is empty")?;
+    Ok(Box::new(RaftReader { engine, region, first }))
 }
 
 /// Adds the entries of one region to `read`.

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
 
-use super::{Contender, ContenderId, Producer, ReadBack, StorePlan};
+use super::{Contender, ContenderId, Producer, RandomReader, ReadBack, StorePlan};
 use crate::disk::{self, AlignedBuffer, BLOCK_BYTES, CHUNK_BYTES};
 
 /// Most bytes of a prepared file. A run that writes more starts over at its front: that is what recycling is.
@@ -191,4 +191,55 @@ pub fn read_back(dir: &Path) -> Result<ReadBack> {
     let begun = Instant::now();
     let bytes = disk::read_direct(dir)?;
     Ok(ReadBack { records: 0, payload_bytes: bytes, seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// Spreads numbers over the places of the large files below `dir` where `len` bytes fit.
+pub struct Places {
+    /// The files and their lengths.
+    pub files: Vec<(std::path::PathBuf, u64)>,
+    len: u64,
+}
+
+impl Places {
+    /// Of the segments below `dir`.
+    pub fn of(dir: &Path, len: usize) -> Result<Places> {
+        let mut files = Vec::new();
+        for path in disk::files(dir)? {
+            let bytes = path.metadata()?.len();
+            if bytes > 4 * len as u64 && path.extension().is_some_and(|extension| extension == "seg") {
+                files.push((path, bytes));
+            }
+        }
+        ensure!(!files.is_empty(), "{} holds no segments", dir.display());
+        Ok(Places { files, len: len as u64 })
+    }
+
+    /// The number of a file and a position in it.
+    pub fn place(&self, number: u64) -> (usize, u64) {
+        let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let file = (mixed >> 32) as usize % self.files.len();
+        (file, mixed % (self.files[file].1 - self.len))
+    }
+}
+
+/// `pread` through the page cache.
+struct RandomPread {
+    places: Places,
+    files: Vec<File>,
+    buffer: Vec<u8>,
+}
+
+impl RandomReader for RandomPread {
+    fn read(&mut self, number: u64) -> Result<usize> {
+        let (file, position) = self.places.place(number);
+        self.files[file].read_exact_at(&mut self.buffer, position)?;
+        Ok(self.buffer.len())
+    }
+}
+
+/// Reads `record_bytes` at a time from the files in `dir`.
+pub fn random_pread(dir: &Path, record_bytes: usize) -> Result<Box<dyn RandomReader>> {
+    let places = Places::of(dir, record_bytes)?;
+    let files = places.files.iter().map(|(path, _)| File::open(path)).collect::<Result<_, _>>()?;
+    Ok(Box::new(RandomPread { places, files, buffer: vec![0; record_bytes] }))
 }
