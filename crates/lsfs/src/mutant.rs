@@ -12,7 +12,11 @@ use std::cell::Cell;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     not(feature = "testing"),
-    allow(unreachable_pub, reason = "public with the feature `testing` only")
+    allow(
+        unreachable_pub,
+        dead_code,
+        reason = "public with the feature `testing` only, some named by it only"
+    )
 )]
 pub enum Mutant {
     /// Durable writes return before they are durable.

@@ -54,6 +54,8 @@ impl RecordRef<'_> {
 pub(crate) trait Source: Send + Sync + fmt::Debug {
     /// What there is to read now.
     fn bounds(&self) -> Result<Bounds>;
+    /// Reads again which segments there are, whatever is known of them.
+    fn look_anew(&self) -> Result<()>;
     /// The segment that holds, or would next hold, the record.
     fn extent_of(&self, index: u64) -> Result<Extent>;
     /// The sealed segment that holds the record; `None` if it is in the active one or out of bounds.
@@ -71,6 +73,9 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
 impl Source for crate::stream::recorder::Recorder {
     fn bounds(&self) -> Result<Bounds> {
         Ok(self.bounds())
+    }
+    fn look_anew(&self) -> Result<()> {
+        Ok(())
     }
     fn extent_of(&self, index: u64) -> Result<Extent> {
         Ok(self.extent_of(index))
@@ -103,7 +108,25 @@ fn name_lost(source: &dyn Source, index: u64, error: Error) -> Error {
         Some(range) => {
             Error::corrupt(&path, position, Some(range.clone()), format!("lost, as a repair found: {reason}"))
         }
-        None => error,
+        None => name_missing(source, index, error),
+    }
+}
+
+/// A segment that went away is no damage, unless the manifest still names it: files go after their names.
+fn name_missing(source: &dyn Source, index: u64, error: Error) -> Error {
+    let Error::Gone { path } = &error else { return error };
+    let named = source.look_anew().and_then(|()| source.bounds()).and_then(|bounds| {
+        Ok((bounds.first_index..bounds.next_index).contains(&index).then_some(source.extent_of(index)?))
+    });
+    match named {
+        Ok(Some(extent))
+            if extent.segment.path() == path && matches!(extent.segment.open(), Err(Error::Gone { .. })) =>
+        {
+            let records = Some(extent.segment.base_index..extent.next_index);
+            Error::corrupt(path, 0, records, "the file is missing or is another segment")
+        }
+        Ok(_) => error,
+        Err(other) => other,
     }
 }
 

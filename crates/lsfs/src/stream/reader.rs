@@ -192,6 +192,12 @@ impl Source for Shared {
         Ok(view.bounds())
     }
 
+    fn look_anew(&self) -> Result<()> {
+        let mut view = self.view_mut();
+        *view = View::load(&self.env, &self.dir, &view.extents)?;
+        Ok(())
+    }
+
     fn extent_of(&self, index: u64) -> Result<Extent> {
         let view = self.view();
         let at = view.extents.partition_point(|extent| extent.next_index <= index);
