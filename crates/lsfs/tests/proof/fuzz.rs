@@ -279,10 +279,10 @@ fn fuzz_final_data() {
         disk.put(&Path::new(DIR).join("state.a"), a).unwrap();
         disk.put(&Path::new(DIR).join("state.b"), b).unwrap();
         let _state = FinalData::read_in(sim_env(&disk, 1), DIR);
-        if let Ok(data) = FinalData::open_in(sim_env(&disk, 2), DIR, Default::default()) {
-            if let Ok(version) = data.set(b"next") {
-                assert_eq!(data.get().unwrap().version, version);
-            }
+        if let Ok(data) = FinalData::open_in(sim_env(&disk, 2), DIR, Default::default())
+            && let Ok(version) = data.set(b"next")
+        {
+            assert_eq!(data.get().unwrap().version, version);
         }
     }
     fn mend(input: &mut [u8]) {
