@@ -473,7 +473,9 @@ impl<'a> Search<'a> {
     }
 
     /// The answer for a segment whose durable bytes do not verify.
-    fn damaged_at(&mut self, fault: Fault, end: Watermark) -> Result<FoundEnd> {
+    fn damaged_at(&mut self, fault: Fault, mut end: Watermark) -> Result<FoundEnd> {
+        // A forged watermark may point anywhere; there is nothing to read behind the file's end.
+        end.position = end.position.min(u64::from(self.file_blocks) * self.segment.block_bytes as u64);
         let damage = Corruption {
             path: self.segment.path().to_path_buf(),
             position: self.segment.position_of(fault.block) + fault.offset as u64,
@@ -493,7 +495,7 @@ impl<'a> Search<'a> {
     fn lost_records(&mut self, fault: &Fault, end: Watermark) -> Result<Range<u64>> {
         let reader = self.segment.open()?.reader;
         let mut first = self.segment.base_index;
-        for number in (1..=fault.block).rev() {
+        for number in (1..=fault.block.min(self.file_blocks)).rev() {
             let Ok(header) = self.header(number)? else { continue };
             let limit = if number == fault.block { fault.offset } else { usize::MAX };
             let whole = |slice: &SliceView<'_>| slice.end() <= limit;
@@ -504,7 +506,7 @@ impl<'a> Search<'a> {
             }
         }
         let last_block = (end.position.saturating_sub(1) / self.segment.block_bytes as u64) as u32;
-        for number in fault.block + 1..=last_block {
+        for number in fault.block.saturating_add(1)..=last_block {
             let Ok(header) = self.header(number)? else { continue };
             let mut slices = reader.slices(&self.block, header).map_while(|slice| slice.ok());
             if let Some(begins) = slices.find(|slice| slice.number == 0 && slice.index >= first) {

@@ -318,6 +318,26 @@ fn fuzz_data_streams() {
         .run("data streams");
 }
 
+/// A watermark that no writer wrote, far behind the end of the file, costs a look at the file and no more.
+#[test]
+fn a_forged_watermark_is_damage_that_is_found_at_once() {
+    let golden = Golden::load("v1", "records-open");
+    let mut segment = golden.segment().to_vec();
+    // The fields of the block header as docs/format.md numbers them: the watermark's index and position.
+    for block in segment.chunks_mut(512).skip(1).filter(|block| block[..4] != [0; 4]) {
+        block[32..40].copy_from_slice(&(u64::MAX / 2).to_le_bytes());
+        block[40..48].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
+        mend_block(block);
+    }
+    let disk = golden.on_disk();
+    disk.put(&Path::new(DIR).join("00000000000000000000.seg"), &segment).unwrap();
+    let began = Instant::now();
+    let report = lsfs::verify(&sim_env(&disk, 1), Path::new(DIR), |_| {}).unwrap();
+    assert!(!report.damage.is_empty());
+    assert!(RecordStream::open_in(sim_env(&disk, 2), DIR, StreamOptions::default()).is_err());
+    assert!(began.elapsed() < INPUT_TIME_MAX, "{:?}", began.elapsed());
+}
+
 /// Each two bytes are an operation; a `Vec` says what must be there.
 #[test]
 fn fuzz_operations() {
