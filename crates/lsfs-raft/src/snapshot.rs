@@ -255,6 +255,10 @@ pub struct SnapshotChunk {
 pub struct SnapshotReader {
     data: DataReader,
     meta: SnapshotMeta,
+    #[cfg_attr(
+        not(feature = "openraft"),
+        allow(dead_code, reason = "held for its drop; only openraft asks it")
+    )]
     guard: SlotGuard,
 }
 
