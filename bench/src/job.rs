@@ -112,7 +112,7 @@ fn carry_out(order: &Order) -> Result<Sample> {
 
 /// Writes the content and closes the store.
 fn fill(id: ContenderId, dir: &Path, content: &Content) -> Result<()> {
-    let plan = StorePlan { expected_bytes: content.payload_bytes(), keeps_records: true };
+    let plan = StorePlan { expected_bytes: content.payload_bytes(), keeps_records: true, is_synced: true };
     let contender = contenders::open(id, dir, &plan)?;
     let mut producer = contender.producer(0)?;
     let mut feed = Feed::new(0, content.record_bytes);
@@ -140,7 +140,7 @@ fn measure_space(id: ContenderId, dir: &Path, content: &Content) -> Result<Sampl
 
 /// Writes the content, says so, and goes on with the same records until somebody kills the process.
 fn write_until_killed(id: ContenderId, dir: &Path, content: &Content) -> Result<Sample> {
-    let plan = StorePlan { expected_bytes: content.payload_bytes(), keeps_records: true };
+    let plan = StorePlan { expected_bytes: content.payload_bytes(), keeps_records: true, is_synced: true };
     let contender = contenders::open(id, dir, &plan)?;
     let mut producer = contender.producer(0)?;
     let mut feed = Feed::new(0, content.record_bytes);

@@ -37,8 +37,28 @@ pub fn job(record_bytes: usize, producers: usize, batch: usize, options: &Option
     let bytes_per_second = (60_000 * record_bytes as u64).clamp(48 << 20, 128 << 20);
     let expected_bytes = (bytes_per_second as f64 * (warmup_seconds + seconds)) as u64;
     Job::Append {
-        plan: StorePlan { expected_bytes, keeps_records: false },
+        plan: StorePlan { expected_bytes, keeps_records: false, is_synced: true },
         load: Load { record_bytes, producers, batch, warmup_seconds, seconds, cap_bytes: u64::MAX },
+    }
+}
+
+/// What to know about cases without syncs.
+pub const UNSYNCED_NOTE: &str =
+    "a run ends after 512 MiB if time is left; writing back at the end is not measured";
+
+/// An appending job that waits for no disk.
+pub fn unsynced_job(record_bytes: usize, batch: usize, options: &Options) -> Job {
+    const CAP_BYTES: u64 = 512 << 20;
+    Job::Append {
+        plan: StorePlan { expected_bytes: CAP_BYTES, keeps_records: false, is_synced: false },
+        load: Load {
+            record_bytes,
+            producers: 1,
+            batch,
+            warmup_seconds: warmup_seconds(options).min(0.2),
+            seconds: options.seconds_per_run,
+            cap_bytes: CAP_BYTES,
+        },
     }
 }
 

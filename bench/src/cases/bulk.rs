@@ -18,7 +18,7 @@ const PREPARED_BYTES: u64 = 640 << 20;
 /// 64 KiB records, 16 of them with each sync.
 pub fn bulk(options: &Options) -> Case {
     let job = Job::Append {
-        plan: StorePlan { expected_bytes: PREPARED_BYTES, keeps_records: false },
+        plan: StorePlan { expected_bytes: PREPARED_BYTES, keeps_records: false, is_synced: true },
         load: Load {
             record_bytes: 64 << 10,
             producers: 1,

@@ -14,7 +14,7 @@ const STORE_BYTES: u64 = 512 << 20;
 /// Records of one append while a store is filled.
 const FILL_BATCH: usize = 64;
 /// Reads of one run.
-const READS: u64 = 1_000_000;
+pub const READS: u64 = 1_000_000;
 
 /// Builds the index of a store of `record_bytes` records, cold.
 pub fn build(name: &'static str, record_bytes: usize) -> Case {

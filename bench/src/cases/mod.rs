@@ -6,7 +6,9 @@ mod index;
 mod open;
 mod raft;
 mod read;
+mod set;
 mod space;
+mod stores;
 
 use std::collections::HashSet;
 
@@ -98,6 +100,16 @@ pub fn all(options: &Options) -> Vec<Case> {
         open::open_1g(),
         open::open_8g(),
         space::space(),
+        stores::one(options),
+        stores::batch(options),
+        stores::unsynced(options),
+        stores::read(),
+        stores::random(),
+        stores::open(),
+        set::appends(options),
+        set::cache(options),
+        set::reads(),
+        set::open(),
         raft::appends("raft-256", 256, options),
         raft::appends("raft-4k", 4096, options),
         raft::open(),

@@ -3,7 +3,11 @@
 #[cfg(feature = "lsfs")]
 pub mod lsfs;
 #[cfg(feature = "lsfs")]
+mod lsfs_log;
+#[cfg(feature = "lsfs")]
 mod lsfs_raft;
+#[cfg(feature = "lsfs")]
+mod lsfs_set;
 mod okaywal;
 mod raft_engine;
 mod raft_entry;
@@ -12,7 +16,7 @@ mod raw;
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::job::Content;
@@ -70,6 +74,16 @@ pub enum ContenderId {
     LsfsIndexed,
     /// lsfs beside a clerk and a reader, which are processes of their own.
     LsfsBeside,
+    /// lsfs as a `Log` over its block store.
+    LsfsLogBlock,
+    /// lsfs as a `Log` over its mapped store.
+    LsfsLogMmap,
+    /// A segment set of lsfs; reads go through the writer's handle.
+    LsfsSet,
+    /// A segment set that is a cache: nothing in it is ever synced.
+    LsfsSetCache,
+    /// A segment set seen by a reader of another process.
+    LsfsSetReader,
     /// `pread` from random places of another contender's files, cached.
     RawPread,
     /// Copies from random places of a mapping of another contender's files.
@@ -78,7 +92,7 @@ pub enum ContenderId {
 
 impl ContenderId {
     /// Every contender, in the order of reports.
-    pub const ALL: [ContenderId; 18] = [
+    pub const ALL: [ContenderId; 23] = [
         ContenderId::RawDirect,
         ContenderId::RawDsync,
         ContenderId::RawBuffered,
@@ -95,6 +109,11 @@ impl ContenderId {
         ContenderId::RaftLog,
         ContenderId::LsfsIndexed,
         ContenderId::LsfsBeside,
+        ContenderId::LsfsLogBlock,
+        ContenderId::LsfsLogMmap,
+        ContenderId::LsfsSet,
+        ContenderId::LsfsSetCache,
+        ContenderId::LsfsSetReader,
         ContenderId::RawPread,
         ContenderId::RawMap,
     ];
@@ -118,6 +137,11 @@ impl ContenderId {
             ContenderId::RaftLog => "raft-log",
             ContenderId::LsfsIndexed => "lsfs-indexed",
             ContenderId::LsfsBeside => "lsfs-beside",
+            ContenderId::LsfsLogBlock => "lsfs-log-block",
+            ContenderId::LsfsLogMmap => "lsfs-log-mmap",
+            ContenderId::LsfsSet => "lsfs-set",
+            ContenderId::LsfsSetCache => "lsfs-set-cache",
+            ContenderId::LsfsSetReader => "lsfs-set-reader",
             ContenderId::RawPread => "raw-pread",
             ContenderId::RawMap => "raw-map",
         }
@@ -134,6 +158,23 @@ impl ContenderId {
                 | ContenderId::LsfsRaft
                 | ContenderId::LsfsIndexed
                 | ContenderId::LsfsBeside
+                | ContenderId::LsfsLogBlock
+                | ContenderId::LsfsLogMmap
+                | ContenderId::LsfsSet
+                | ContenderId::LsfsSetCache
+                | ContenderId::LsfsSetReader
+        )
+    }
+
+    /// Whether its appends can be left unsynced.
+    fn can_leave_syncs_out(self) -> bool {
+        matches!(
+            self,
+            ContenderId::RawBuffered
+                | ContenderId::LsfsLogBlock
+                | ContenderId::LsfsLogMmap
+                | ContenderId::LsfsSet
+                | ContenderId::LsfsSetCache
         )
     }
 
@@ -151,10 +192,13 @@ pub struct StorePlan {
     pub expected_bytes: u64,
     /// Whether all records must still be there afterwards.
     pub keeps_records: bool,
+    /// Whether each append is durable when it returns. Without it, appends are left to whatever writes them later.
+    pub is_synced: bool,
 }
 
 /// Opens `id` in `dir`, with all preparation that the measured window must not see.
 pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Contender>> {
+    ensure!(plan.is_synced || id.can_leave_syncs_out(), "{} syncs each append", id.name());
     match id {
         ContenderId::RawDirect
         | ContenderId::RawDsync
@@ -172,7 +216,12 @@ pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Con
         #[cfg(feature = "lsfs")]
         ContenderId::LsfsRaft => lsfs_raft::open(dir),
         ContenderId::RaftLog => raft_log::open(dir),
+        #[cfg(feature = "lsfs")]
         ContenderId::LsfsBeside => lsfs::open_beside(dir),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsLogBlock | ContenderId::LsfsLogMmap => lsfs_log::open(id, dir, plan),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsSet | ContenderId::LsfsSetCache => lsfs_set::open(id, dir, plan),
         _ => bail!("{} cannot be opened for appending", id.name()),
     }
 }
@@ -216,6 +265,8 @@ pub fn read_back(id: ContenderId, dir: &Path) -> Result<ReadBack> {
         ContenderId::Okaywal => okaywal::read_back(dir),
         #[cfg(feature = "lsfs")]
         ContenderId::Lsfs => lsfs::read_back(dir),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsLogBlock | ContenderId::LsfsLogMmap => lsfs_log::read_back(dir),
         _ => bail!("{} cannot be read back", id.name()),
     }
 }
@@ -238,6 +289,10 @@ pub fn random_reader(id: ContenderId, dir: &Path, content: &Content) -> Result<B
         ContenderId::Lsfs => lsfs::random_reader(dir, false),
         #[cfg(feature = "lsfs")]
         ContenderId::LsfsIndexed => lsfs::random_reader(dir, true),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsLogBlock | ContenderId::LsfsLogMmap => lsfs_log::random_reader(dir),
+        #[cfg(feature = "lsfs")]
+        ContenderId::LsfsSet | ContenderId::LsfsSetReader => lsfs_set::random_reader(id, dir),
         _ => bail!("{} does not read at random", id.name()),
     }
 }
@@ -267,7 +322,7 @@ pub fn read_until_killed(dir: &Path) -> Result<Sample> {
 
 /// Opens the existing store in `dir`, closes it again, and returns the seconds that opening took.
 pub fn time_open(id: ContenderId, dir: &Path) -> Result<f64> {
-    let plan = StorePlan { expected_bytes: 0, keeps_records: true };
+    let plan = StorePlan { expected_bytes: 0, keeps_records: true, is_synced: true };
     let begun = std::time::Instant::now();
     let contender = open(id, dir, &plan)?;
     let seconds = begun.elapsed().as_secs_f64();

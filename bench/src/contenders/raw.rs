@@ -44,7 +44,7 @@ pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Con
     if id == ContenderId::RawBuffered {
         let file = OpenOptions::new().append(true).create(true).open(&path)?;
         File::open(dir)?.sync_all()?;
-        return Ok(Box::new(Buffered { file }));
+        return Ok(Box::new(Buffered { file, is_synced: plan.is_synced }));
     }
     let file = disk::open_direct(&path, true)?;
     let space = match id {
@@ -156,11 +156,12 @@ impl Producer for DirectProducer<'_> {
 /// A growing file behind the page cache.
 struct Buffered {
     file: File,
+    is_synced: bool,
 }
 
 impl Contender for Buffered {
     fn producer(&self, _number: usize) -> Result<Box<dyn Producer + '_>> {
-        Ok(Box::new(BufferedProducer { file: &self.file, buffer: Vec::new() }))
+        Ok(Box::new(BufferedProducer { file: &self.file, is_synced: self.is_synced, buffer: Vec::new() }))
     }
 
     fn close(self: Box<Self>) -> Result<()> {
@@ -168,9 +169,10 @@ impl Contender for Buffered {
     }
 }
 
-/// Collects records and appends them with one write and one fdatasync.
+/// Collects records and appends them with one write, and one fdatasync if they are to be durable.
 struct BufferedProducer<'a> {
     file: &'a File,
+    is_synced: bool,
     buffer: Vec<u8>,
 }
 
@@ -181,7 +183,10 @@ impl Producer for BufferedProducer<'_> {
             self.buffer.extend_from_slice(record);
         }
         self.file.write_all(&self.buffer)?;
-        Ok(rustix::fs::fdatasync(self.file)?)
+        if self.is_synced {
+            rustix::fs::fdatasync(self.file)?;
+        }
+        Ok(())
     }
 }
 
