@@ -30,14 +30,32 @@ const TAIL_UNITS_MAX: u64 = 128;
 const CLOSE_TAIL_UNITS: u64 = 1;
 /// A writer compacts by itself when more is stale than live, and so many units.
 const OVERDUE_UNITS: u64 = 4;
-/// Space is put by for a store with so many keys that this for each makes a unit.
+/// Space is put by for a store with so many keys that this for each makes a unit, ...
 const RESERVE_PER_KEY_BYTES: u64 = 64;
+/// ... or with a log of so many units.
+const RESERVE_LOG_UNITS: u64 = 16;
 /// A segment with a smaller stale share, in percent, is not compacted.
 const SEGMENT_STALE_PERCENT_MIN: u64 = 5;
 /// Bytes of frames that are moved under the writer's lock at a time.
 const MOVE_BYTES: usize = 64 << 10;
 /// Compacted segments of so many units, or of what a checkpoint is worth, are enough for one.
 const RETIRED_UNITS_MIN: u64 = 4;
+
+/// A store that comes to rest keeps so small a part of the stale bytes that it may have while it is written, ...
+const REST_PARTS: u64 = 2;
+/// ... as far as moving at most so many units achieves that: a close does not take long.
+const REST_MOVED_UNITS_MAX: u64 = 8;
+
+/// How far compaction goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// To what the options admit.
+    Usual,
+    /// To what a store has at rest.
+    Rest,
+    /// To every segment that is worth it.
+    All,
+}
 
 /// The state of what goes on beside writing; one at a time.
 #[derive(Debug)]
@@ -98,7 +116,7 @@ impl Inner {
 
     fn maintain_once(&self, maintenance: &mut Maintenance) -> Result<Step> {
         maintenance.check(&self.dir)?;
-        if let Some(victim) = self.victim(maintenance, false) {
+        if let Some(victim) = self.victim(maintenance, Aim::Usual) {
             self.compact(maintenance, victim)?;
             let retired_bytes: u64 = self.infos(&maintenance.retired).map(|info| info.total_bytes).sum();
             if retired_bytes >= self.worth_a_checkpoint(RETIRED_UNITS_MIN) {
@@ -135,7 +153,7 @@ impl Inner {
 
     fn try_catch_up(&self, maintenance: &mut Maintenance) -> Result<()> {
         while self.is_overdue() {
-            let victim = self.victim(maintenance, false);
+            let victim = self.victim(maintenance, Aim::Usual);
             if let Some(victim) = victim {
                 self.compact(maintenance, victim)?;
             }
@@ -213,8 +231,10 @@ impl Inner {
         tracing::debug!(pages = frozen.dirty_pages(), keys = root.keys, log_end = ?root.log_end, "checkpoint");
         self.table.write().index.checkpoint_done(frozen);
         self.hand_over_retired(maintenance);
-        if root.keys * RESERVE_PER_KEY_BYTES >= self.options.unit_bytes() {
-            reserve::keep(&self.options.env, &self.dir);
+        let unit = self.options.unit_bytes();
+        let log_bytes: u64 = self.log.segments().iter().map(|info| info.total_bytes).sum();
+        if root.keys * RESERVE_PER_KEY_BYTES >= unit || log_bytes >= RESERVE_LOG_UNITS * unit {
+            reserve::keep(&self.options.env, &self.dir, log_bytes);
         }
         Ok(())
     }
@@ -252,8 +272,8 @@ impl Inner {
 
     // ---- compaction ----
 
-    /// The segment to compact next. `all` asks for every one that is worth it, whatever the store as a whole is like.
-    fn victim(&self, maintenance: &Maintenance, all: bool) -> Option<u32> {
+    /// The segment to compact next.
+    fn victim(&self, maintenance: &Maintenance, aim: Aim) -> Option<u32> {
         let reclaimable = self.reclaimable().clone();
         let is_kept = |number: u32| !maintenance.retired.contains(&number) && !reclaimable.contains(&number);
         let segments: Vec<SetSegmentInfo> =
@@ -267,7 +287,8 @@ impl Inner {
             info.total_bytes - info.live_bytes + hidden
         };
         let percent = u64::from(self.options.stale_percent);
-        let admitted = |live: u64| live * percent / 100 + self.options.unit_bytes();
+        let usual = |live: u64| live * percent / 100 + self.options.unit_bytes();
+        let admitted = |live: u64| if aim == Aim::Rest { usual(live) / REST_PARTS } else { usual(live) };
         let live_total: u64 = segments.iter().map(|info| info.live_bytes).sum();
         let stale_total: u64 = segments.iter().map(&stale).sum();
         let removes_total: u64 = segments.iter().map(|info| removes(info.number)).sum();
@@ -277,7 +298,7 @@ impl Inner {
             // They can go only when everything older has gone.
             return sealed.next().map(|info| info.number);
         }
-        if !all && stale_total <= admitted(live_total) {
+        if aim != Aim::All && stale_total <= admitted(live_total) {
             return None;
         }
         let share = |info: &SetSegmentInfo| stale(info) * 1000 / info.total_bytes.max(1);
@@ -371,16 +392,20 @@ impl Inner {
                 stale * 100 >= active.total_bytes * SEGMENT_STALE_PERCENT_MIN && stale > 0
             });
             if is_active_worth_it {
-                self.log.seal()?;
+                match self.log.seal().map_err(Error::from) {
+                    // What can be given back of the others may make the room for it.
+                    Err(error) if is_full(&error) => self.try_free_space(&mut maintenance).map(drop)?,
+                    other => drop(other?),
+                }
             }
-            while let Some(victim) = self.victim(&maintenance, true) {
+            while let Some(victim) = self.victim(&maintenance, Aim::All) {
                 match self.compact(&mut maintenance, victim) {
                     Err(error) if is_full(&error) && self.use_reserve() => {
                         self.compact(&mut maintenance, victim)?;
                     }
                     other => other?,
                 }
-                self.write_checkpoint(&mut maintenance)?;
+                self.write_checkpoint_or_withdraw(&mut maintenance)?;
                 self.reclaim_retired()?;
                 done += 1;
                 if !progress(done) {
@@ -419,15 +444,24 @@ impl Inner {
         if maintenance.retired.is_empty() {
             return Ok(had_some);
         }
-        if let Err(error) = self.write_checkpoint(maintenance) {
-            // No space for pages. Without a checkpoint nothing names the segments either.
-            tracing::warn!(%error, "the checkpoint is withdrawn to give back space; the next one is whole again");
-            self.log.sync()?;
-            maintenance.check(&self.dir)?.set(&[])?;
-            self.hand_over_retired(maintenance);
-        }
+        self.write_checkpoint_or_withdraw(maintenance)?;
         self.reclaim_retired()?;
         Ok(true)
+    }
+
+    /// Calls the compacted segments retired. If there is no space for pages, by an empty root: without a checkpoint
+    /// nothing names the segments either.
+    fn write_checkpoint_or_withdraw(&self, maintenance: &mut Maintenance) -> Result<()> {
+        match self.write_checkpoint(maintenance) {
+            Err(error) if is_full(&error) => {
+                tracing::warn!(%error, "the checkpoint is withdrawn to give back space; the next one is whole again");
+                self.log.sync()?;
+                maintenance.check(&self.dir)?.set(&[])?;
+                self.hand_over_retired(maintenance);
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     // ---- reading everything ----
@@ -499,6 +533,11 @@ impl Inner {
         {
             tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
         }
+        if self.options.background
+            && let Err(error) = self.come_to_rest(maintenance)
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
+        }
         let tail = self.writer().tail_bytes;
         let is_worth_it = if self.options.background {
             tail > 0
@@ -509,6 +548,20 @@ impl Inner {
             self.write_checkpoint(maintenance)?;
         }
         self.reclaim_retired()
+    }
+
+    /// Compacts a little more than while the store is written.
+    fn come_to_rest(&self, maintenance: &mut Maintenance) -> Result<()> {
+        let mut left_bytes = REST_MOVED_UNITS_MAX * self.options.unit_bytes();
+        while let Some(victim) = self.victim(maintenance, Aim::Rest) {
+            let infos = self.log.segments();
+            let live_bytes =
+                infos.iter().find(|info| info.number == victim).map_or(0, |info| info.live_bytes);
+            let Some(left) = left_bytes.checked_sub(live_bytes) else { break };
+            left_bytes = left;
+            self.compact(maintenance, victim)?;
+        }
+        Ok(())
     }
 }
 

@@ -335,3 +335,42 @@ fn a_reader_beside_the_writer_never_goes_back() -> Result<()> {
     assert!(!missing.exists());
     Ok(())
 }
+
+/// All files of the directory count, the index too, but not what is made ready for the next writes: that is bounded by
+/// itself.
+#[test]
+fn space_at_rest_is_at_most_1_3_times_the_data_after_overwriting_everything_ten_times() -> Result<()> {
+    const KEYS: u64 = 12_000;
+    let value = |n: u64, round: u64| format!("{round} {n:01000}");
+    // In the order of the keys, and in another one each time.
+    for is_random in [false, true] {
+        let dir = temporary();
+        let store = KvStore::open(dir.path())?.with_durability(Durability::Buffer);
+        let mut data_bytes = 0;
+        for round in 0..=10 {
+            data_bytes = 0;
+            for at in 0..KEYS {
+                let n = if is_random { (at * 7_919 + round * 1_013) % KEYS } else { at };
+                let (key, value) = (format!("key {n}"), value(n, round));
+                data_bytes += (key.len() + value.len()) as u64;
+                store.put(key, value)?;
+            }
+        }
+        drop(store);
+        let size = size_of(dir.path());
+        let store = KvStore::open(dir.path())?;
+        let ready_bytes = store.stats().ready_bytes;
+        assert!(
+            ready_bytes <= data_bytes / 4 + (1 << 20),
+            "{ready_bytes} bytes ready for {data_bytes} of data"
+        );
+        let amplification = (size - ready_bytes) as f64 / data_bytes as f64;
+        eprintln!("{size} bytes, {ready_bytes} of them ready, for {data_bytes} of data: {amplification:.2}");
+        assert!(amplification <= 1.3, "{size} bytes, {ready_bytes} of them ready, for {data_bytes} of data");
+        assert_eq!(store.stats().keys, KEYS);
+        for n in (0..KEYS).step_by(7) {
+            assert_eq!(store.get(format!("key {n}"))?, Some(value(n, 10)), "key {n}");
+        }
+    }
+    Ok(())
+}

@@ -37,6 +37,13 @@ pub(crate) fn spawn(command: &mut Command) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
+/// Says that a test was skipped, past the harness, which shows nothing of tests that pass.
+pub(crate) fn skipped<T>(reason: &str) -> Option<T> {
+    let mut stderr = std::io::stderr().lock();
+    writeln!(stderr, "SKIPPED: {reason}").unwrap();
+    None
+}
+
 impl Finished {
     /// Fails unless it ended with this code and printed this; with code 0 or 1 nothing may be on standard error.
     #[track_caller]
