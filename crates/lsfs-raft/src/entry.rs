@@ -107,6 +107,25 @@ impl<'a> NewEntry<'a> {
     }
 }
 
+/// A [`NewEntry`] that outlives the call that gave it.
+#[derive(Debug)]
+pub(crate) struct OwnedEntry {
+    of: NewEntry<'static>,
+    command: Vec<u8>,
+}
+
+impl OwnedEntry {
+    pub(crate) fn of(entry: &NewEntry<'_>) -> OwnedEntry {
+        let NewEntry { term, leader, serial, kind, command } = *entry;
+        let of = NewEntry { term, leader, serial, kind, command: &[] };
+        OwnedEntry { of, command: command.to_vec() }
+    }
+
+    pub(crate) fn borrowed(&self) -> NewEntry<'_> {
+        NewEntry { command: &self.command, ..self.of }
+    }
+}
+
 /// The numbers before the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryHeader {
@@ -127,11 +146,14 @@ pub struct EntryHeader {
 impl EntryHeader {
     /// Appends the header's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(ENTRY_MAGIC);
+        // Formed aside: one look at the capacity of `out` for all of it.
+        let mut bytes = [ENTRY_MAGIC; HEADER_BYTES_MAX];
+        let mut len = 1;
         for number in [self.term, self.leader, self.serial, self.commit_lag, self.applied_lag, self.stored_ms]
         {
-            put_number(out, number);
+            len += put_number(&mut bytes[len..], number);
         }
+        out.extend_from_slice(&bytes[..len]);
     }
 
     /// Takes the header off a record's payload; the rest is the command.
@@ -157,13 +179,19 @@ impl EntryHeader {
     }
 }
 
-/// Seven bits a byte, the lowest first; the high bit says that more follow.
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
+/// Magic, and six numbers of ten bytes each at most.
+pub(crate) const HEADER_BYTES_MAX: usize = 1 + 6 * 10;
+
+/// Seven bits a byte, the lowest first; the high bit says that more follow. Answers how many bytes there are.
+fn put_number(out: &mut [u8], mut number: u64) -> usize {
+    let mut len = 0;
     while number >= 0x80 {
-        out.push(number as u8 | 0x80);
+        out[len] = number as u8 | 0x80;
         number >>= 7;
+        len += 1;
     }
-    out.push(number as u8);
+    out[len] = number as u8;
+    len + 1
 }
 
 fn take_number(bytes: &mut &[u8], field: &'static str) -> Result<u64, EntryFault> {

@@ -16,8 +16,11 @@ mod error;
 mod fields;
 #[cfg(test)]
 mod format_examples;
+#[cfg(feature = "openraft")]
+mod formed;
 mod log;
 mod losses;
+mod moment;
 mod open;
 #[cfg(feature = "openraft")]
 pub mod openraft;

@@ -1,16 +1,17 @@
 //! The Raft log: its API, and the open log behind it.
 
 use std::future::Future;
+use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll};
 
-use lsfs::io::Step;
+use lsfs::io::{Background, Step};
 use lsfs::{Env, Pending};
 
-use crate::entry::{Entry, EntryId, NewEntry};
+use crate::entry::{Entry, EntryId, NewEntry, OwnedEntry};
 use crate::error::{Error, Result};
 use crate::losses::LostRange;
 use crate::open;
@@ -61,25 +62,36 @@ struct Inner {
 pub(crate) struct Core {
     shared: Arc<Shared>,
     order: Order<Writer>,
+    /// Bytes of snapshots are written beside the order of the log, until they are whole.
+    beside: Order<()>,
 }
 
 impl Core {
     pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<Arc<Core>> {
         let (shared, writer) = open::open(env, dir, options)?;
-        let core = Arc::new(Core { order: Order::new(Arc::clone(&env.runtime), writer), shared });
-        let weak: Weak<Core> = Arc::downgrade(&core);
+        let core = Arc::new(Core {
+            order: Order::new(Arc::clone(&env.runtime), writer),
+            beside: Order::new(Arc::clone(&env.runtime), ()),
+            shared,
+        });
+        core.order.employ(core.worker("lsfs-raft", |core| core.order.run_jobs())?);
+        core.beside.employ(core.worker("lsfs-raft-snapshot", |core| core.beside.run_jobs())?);
+        Ok(core)
+    }
+
+    /// A background task that runs jobs of this log as long as the log is open.
+    fn worker(self: &Arc<Self>, name: &str, run: fn(&Core)) -> Result<Box<dyn Background>> {
+        let weak: Weak<Core> = Arc::downgrade(self);
         let step = move || {
             if let Some(core) = weak.upgrade() {
-                core.order.run_jobs();
+                run(&core);
             }
             Step::Idle
         };
-        let worker = env.runtime.spawn("lsfs-raft", Box::new(step)).map_err(|source| {
-            let (action, path) = ("start a thread for", dir.to_path_buf());
+        self.shared.env.runtime.spawn(name, Box::new(step)).map_err(|source| {
+            let (action, path) = ("start a thread for", self.shared.dir.clone());
             Error::Engine(lsfs::Error::Io { action, path, source: Arc::new(source) })
-        })?;
-        core.order.employ(worker);
-        Ok(core)
+        })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -100,6 +112,16 @@ impl Core {
     ) -> Deferred<T> {
         let (promise, deferred) = Deferred::new(Arc::clone(&self.shared.env.runtime));
         self.order.submit(Box::new(move |writer| promise.fulfil(work(writer))));
+        deferred
+    }
+
+    /// Does work on the bytes of a snapshot, one after the other, while the log goes on.
+    pub(crate) fn defer_beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Deferred<T> {
+        let (promise, deferred) = Deferred::new(Arc::clone(&self.shared.env.runtime));
+        self.beside.submit(Box::new(move |()| promise.fulfil(work())));
         deferred
     }
 
@@ -344,11 +366,15 @@ impl RaftLog {
     /// # Errors
     /// If the state cannot be written.
     pub fn increment_term(&self) -> Result<u64> {
-        let core = self.core()?;
-        let mut turn = core.turn()?;
-        let term = core.shared.view().state.term + 1;
-        turn.set_term(term)?;
-        Ok(term)
+        self.core()?.turn()?.increment_term()
+    }
+
+    /// As [`RaftLog::increment_term`], in line.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn increment_term_async(&self) -> Result<Deferred<Result<u64>>> {
+        self.write_later(Writer::increment_term)
     }
 
     /// Who has the vote of the current term.
@@ -457,19 +483,20 @@ impl RaftLog {
     /// # Errors
     /// [`Error::BelowFirst`], [`Error::NotNext`] beyond the end; as for [`RaftLog::append`].
     pub fn insert(&self, index: u64, entry: &NewEntry<'_>) -> Result<()> {
-        let core = self.core()?;
-        let mut turn = core.turn()?;
-        let bounds = core.shared.bounds();
-        match index {
-            _ if index == bounds.next => {
-                let pending = turn.append_pending(std::slice::from_ref(entry))?;
-                drop(turn);
-                pending.expect("one entry was appended").wait()?;
-                Ok(())
-            }
-            _ if index > bounds.next => Err(Error::NotNext { index, next: bounds.next }),
-            _ => turn.replace(index, entry),
-        }
+        let pending = self.core()?.turn()?.insert(index, entry)?;
+        pending.map_or(Ok(()), |pending| Ok(pending.wait().map(|_index| ())?))
+    }
+
+    /// As [`RaftLog::insert`], in line. Where many entries are appended, [`RaftLog::append_async`] has them share syncs.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn insert_async(&self, index: u64, entry: &NewEntry<'_>) -> Result<Deferred<Result<()>>> {
+        let entry = OwnedEntry::of(entry);
+        self.write_later(move |writer| {
+            let pending = writer.insert(index, &entry.borrowed())?;
+            pending.map_or(Ok(()), |pending| Ok(pending.wait().map(|_index| ())?))
+        })
     }
 
     /// Puts an entry in the place of the one at an index; those behind it stay. Durable on return.
@@ -480,21 +507,30 @@ impl RaftLog {
         self.core()?.turn()?.replace(index, entry)
     }
 
+    /// As [`RaftLog::replace`], in line.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn replace_async(&self, index: u64, entry: &NewEntry<'_>) -> Result<Deferred<Result<()>>> {
+        let entry = OwnedEntry::of(entry);
+        self.write_later(move |writer| writer.replace(index, &entry.borrowed()))
+    }
+
     /// Puts back an entry that was lost; durable on return. It is no loss any more then.
     ///
     /// # Errors
     /// [`Error::NotLost`] if that entry was not lost, or was of another term; as for [`RaftLog::append`].
     pub fn restore(&self, index: u64, entry: &NewEntry<'_>) -> Result<()> {
-        let core = self.core()?;
-        let mut turn = core.turn()?;
-        let not_lost = |expected| Err(Error::NotLost { index, given: entry.term, expected });
-        match core.shared.lost_containing(index) {
-            None => not_lost("it is not lost".to_string()),
-            Some(LostRange { term: Some(term), .. }) if term != entry.term => {
-                not_lost(format!("the lost one is of term {term}"))
-            }
-            Some(_) => turn.replace(index, entry),
-        }
+        self.core()?.turn()?.restore(index, entry)
+    }
+
+    /// As [`RaftLog::restore`], in line.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn restore_async(&self, index: u64, entry: &NewEntry<'_>) -> Result<Deferred<Result<()>>> {
+        let entry = OwnedEntry::of(entry);
+        self.write_later(move |writer| writer.restore(index, &entry.borrowed()))
     }
 
     /// Deletes all entries from an index on; durable on return. The next entry will have this index. Beyond the end
@@ -520,19 +556,15 @@ impl RaftLog {
     /// # Errors
     /// [`Error::BeyondEnd`], [`Error::NotApplied`]; if the engine fails.
     pub fn purge(&self, index: u64) -> Result<()> {
-        let core = self.core()?;
-        let mut turn = core.turn()?;
-        let bounds = core.shared.bounds();
-        if index < bounds.first {
-            return Ok(());
-        }
-        bounds.check(index)?;
-        let applied = core.shared.applied_index();
-        if applied.is_none_or(|applied| applied < index) {
-            return Err(Error::NotApplied { index, applied });
-        }
-        let id = core.shared.id_of(index).unwrap_or(EntryId { index, ..EntryId::default() });
-        turn.purge(id)
+        self.core()?.turn()?.purge_applied(index)
+    }
+
+    /// As [`RaftLog::purge`], in line.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn purge_async(&self, index: u64) -> Result<Deferred<Result<()>>> {
+        self.write_later(move |writer| writer.purge_applied(index))
     }
 
     /// Returns when everything called before is durable, with commit and applied index.
@@ -541,6 +573,14 @@ impl RaftLog {
     /// If something cannot be written.
     pub fn sync(&self) -> Result<()> {
         self.core()?.turn()?.change_state(|_state| {})
+    }
+
+    /// As [`RaftLog::sync`], in line.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn sync_async(&self) -> Result<Deferred<Result<()>>> {
+        self.write_later(|writer| writer.change_state(|_state| {}))
     }
 
     // ---- reading entries ----
@@ -729,6 +769,14 @@ impl RaftLog {
         self.core()?.turn()?.change_state(|state| state.config = Some(config))
     }
 
+    /// As [`RaftLog::save_cluster_config`], in line.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn save_cluster_config_async(&self, config: ClusterConfig) -> Result<Deferred<Result<()>>> {
+        self.write_later(move |writer| writer.change_state(|state| state.config = Some(config)))
+    }
+
     // ---- snapshots ----
 
     /// Begins a snapshot that this node makes of its own state.
@@ -748,6 +796,16 @@ impl RaftLog {
         SnapshotWriter::receive(&self.core()?, meta)
     }
 
+    /// As [`RaftLog::receive_snapshot`], aside.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn receive_snapshot_async(&self, meta: SnapshotMeta) -> Result<Deferred<Result<SnapshotWriter>>> {
+        let core = self.core()?;
+        let work_core = Arc::clone(&core);
+        Ok(core.defer_beside(move || SnapshotWriter::receive(&work_core, meta)))
+    }
+
     /// Installs a snapshot that is whole in memory; see [`SnapshotWriter::install`].
     ///
     /// # Errors
@@ -756,6 +814,35 @@ impl RaftLog {
         let mut writer = self.begin_snapshot(meta)?;
         writer.write_chunk(0, bytes)?;
         writer.install()
+    }
+
+    /// As [`RaftLog::install_snapshot`], in line: what is called later waits until its bytes are written, too. For a
+    /// large one there is [`SnapshotWriter::write_chunk_async`].
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's.
+    pub fn install_snapshot_async(&self, meta: SnapshotMeta, bytes: Vec<u8>) -> Result<Deferred<Result<()>>> {
+        let core = self.core()?;
+        self.write_later(move |writer| {
+            let mut snapshot = SnapshotWriter::begin_in_turn(&core, meta)?;
+            snapshot.write_chunk(0, &bytes)?;
+            snapshot.finish_in_turn(writer, true)
+        })
+    }
+
+    /// Has `write` write a snapshot of this node's own state, aside, and saves it in line
+    /// ([`SnapshotWriter::save`]): entries can be appended all the while.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; otherwise the outcome is the future's, also the error of `write`: the log's snapshot stays.
+    pub fn build_snapshot_async(
+        &self,
+        meta: SnapshotMeta,
+        write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
+    ) -> Result<Deferred<Result<()>>> {
+        let core = self.core()?;
+        let work_core = Arc::clone(&core);
+        Ok(core.defer_beside(move || SnapshotWriter::build(&work_core, meta, write)))
     }
 
     /// What the log's snapshot is of; `None` if there is none.

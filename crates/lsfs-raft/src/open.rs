@@ -46,7 +46,6 @@ pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<(Arc<S
     let shared = Arc::new(shared);
     shared.entries.lost_ranges().into_iter().for_each(|range| shared.note_repaired(range));
     doubted.into_iter().for_each(|(low, high)| shared.note_loss(low..high + 1));
-    let mut writer = Writer::new(Arc::clone(&shared), state_file);
     // 5. A purge that the state decided and the entries have not seen.
     let (purged, restarted) = {
         let view = shared.view();
@@ -57,6 +56,7 @@ pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<(Arc<S
         let begin = purged.index + 1;
         writer::carry_out_purge(&shared, begin, restarted || shared.entries.next_index() < begin)?;
     }
+    let mut writer = Writer::new(Arc::clone(&shared), state_file);
     let bounds = shared.bounds();
     // 6. What the state says of entries that did not become durable, or were cut off; not of those that are lost.
     let end = bounds.next.max(shared.missing_end(&shared.view()).end);

@@ -17,7 +17,7 @@ use crate::options::LogOptions;
 const REPLACED: u64 = 1;
 const CUT: u64 = 2;
 /// Index and kind before the bytes of the entry.
-const PREFIX_BYTES: usize = 16;
+pub(crate) const PREFIX_BYTES: usize = 16;
 
 /// Where the entry for an index lies.
 #[derive(Clone, Debug)]

@@ -76,7 +76,6 @@ impl Shared {
         replaced: ReplacedEntries,
     ) -> Shared {
         let (commit_next, applied_next) = (state.commit_next, state.applied_next);
-        let rate = Rate::new(env.runtime.wall_clock_ms());
         Shared {
             env,
             dir,
@@ -86,7 +85,7 @@ impl Shared {
             commit_next: AtomicU64::new(commit_next),
             applied_next: AtomicU64::new(applied_next),
             slots: Slots::default(),
-            rate,
+            rate: Rate::new(),
             losses: Mutex::default(),
             has_losses: AtomicBool::new(false),
         }

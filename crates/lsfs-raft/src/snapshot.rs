@@ -13,8 +13,10 @@ use lsfs::{DataReader, DataStream, DataStreamOptions};
 
 use crate::error::{Error, Result};
 use crate::log::Core;
+use crate::order::Deferred;
 use crate::shared::Shared;
 use crate::state::{SnapshotMeta, State, StoredSnapshot};
+use crate::writer::Writer;
 
 /// The slots that somebody reads or writes in this process.
 #[derive(Debug, Default)]
@@ -108,6 +110,13 @@ pub struct SnapshotWriter {
 impl SnapshotWriter {
     /// A snapshot made by this node: after a crash it is begun anew.
     pub(crate) fn begin(core: &Arc<Core>, meta: SnapshotMeta) -> Result<SnapshotWriter> {
+        // A state whose write failed may be durable all the same, and name a slot that looks free.
+        drop(core.turn()?);
+        SnapshotWriter::begin_in_turn(core, meta)
+    }
+
+    /// For whoever has the turn already, or had it just now.
+    pub(crate) fn begin_in_turn(core: &Arc<Core>, meta: SnapshotMeta) -> Result<SnapshotWriter> {
         let shared = core.shared();
         let guard = SlotGuard::hold_free(shared, &shared.view().state);
         clear(shared, guard.slot)?;
@@ -193,18 +202,84 @@ impl SnapshotWriter {
         self.finish(false)
     }
 
-    fn finish(mut self, drops_entries: bool) -> Result<()> {
+    /// As [`SnapshotWriter::install`], in line with all other writes.
+    pub fn install_async(self) -> Deferred<Result<()>> {
+        self.finish_in_line(true)
+    }
+
+    /// As [`SnapshotWriter::save`], in line with all other writes.
+    pub fn save_async(self) -> Deferred<Result<()>> {
+        self.finish_in_line(false)
+    }
+
+    /// As [`SnapshotWriter::write_chunk`], aside; gives the writer back with the outcome.
+    pub fn write_chunk_async(
+        mut self,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) -> Deferred<(SnapshotWriter, Result<()>)> {
+        let core = Arc::clone(&self.core);
+        core.defer_beside(move || {
+            let written = self.write_chunk(offset, &bytes);
+            (self, written)
+        })
+    }
+
+    /// Has `write` write a snapshot and saves it.
+    pub(crate) fn build(
+        core: &Arc<Core>,
+        meta: SnapshotMeta,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<()> {
+        let mut writer = SnapshotWriter::begin(core, meta)?;
+        write(&mut writer).map_err(engine_error)?;
+        writer.save()
+    }
+
+    /// Makes the bytes durable; answers what the log is to name, and the slot, which stays held.
+    fn seal(mut self) -> Result<(Arc<Core>, SlotGuard, StoredSnapshot)> {
         self.data.mark()?;
         let byte_count = self.data.position();
         self.data.close()?;
-        let (meta, slot) = (self.meta, self.guard.slot);
-        let snapshot = StoredSnapshot { meta, slot, byte_count };
-        let former = self.core.turn()?.name_snapshot(snapshot, drops_entries)?;
-        if let Some(former) = former.filter(|former| former.slot != slot) {
-            clear_unused(self.core.shared(), former.slot);
-        }
-        Ok(())
+        let snapshot = StoredSnapshot { meta: self.meta, slot: self.guard.slot, byte_count };
+        Ok((self.core, self.guard, snapshot))
     }
+
+    fn finish(self, drops_entries: bool) -> Result<()> {
+        // Before it is our turn: others need not wait for the bytes.
+        let (core, guard, snapshot) = self.seal()?;
+        let mut turn = core.turn()?;
+        name(&mut turn, core.shared(), guard, snapshot, drops_entries)
+    }
+
+    /// For whoever has the turn already.
+    pub(crate) fn finish_in_turn(self, writer: &mut Writer, drops_entries: bool) -> Result<()> {
+        let (core, guard, snapshot) = self.seal()?;
+        name(writer, core.shared(), guard, snapshot, drops_entries)
+    }
+
+    fn finish_in_line(self, drops_entries: bool) -> Deferred<Result<()>> {
+        let core = Arc::clone(&self.core);
+        core.defer(move |writer| {
+            writer.check_usable()?;
+            self.finish_in_turn(writer, drops_entries)
+        })
+    }
+}
+
+/// Makes a whole snapshot the log's, and empties the slot of the former one.
+fn name(
+    writer: &mut Writer,
+    shared: &Shared,
+    guard: SlotGuard,
+    snapshot: StoredSnapshot,
+    drops_entries: bool,
+) -> Result<()> {
+    let former = writer.name_snapshot(snapshot, drops_entries)?;
+    if let Some(former) = former.filter(|former| former.slot != guard.slot) {
+        clear_unused(shared, former.slot);
+    }
+    Ok(())
 }
 
 impl Write for SnapshotWriter {

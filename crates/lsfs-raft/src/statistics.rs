@@ -1,6 +1,6 @@
 //! Numbers about a log.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Numbers about a log at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,52 +21,44 @@ pub struct Statistics {
     pub last_record_ms: Option<u64>,
 }
 
-const SECONDS: usize = 60;
+const SECONDS: u64 = 60;
 
-/// Counts entries of the last minute, second by second.
+/// Counts entries of the last minute, second by second. Whoever has the turn counts; anybody may ask.
 #[derive(Debug)]
-pub(crate) struct Rate(Mutex<Seconds>);
-
-#[derive(Debug)]
-struct Seconds {
-    counts: [u64; SECONDS],
-    /// The second that is being counted, since the Unix epoch.
-    now: u64,
-}
-
-impl Seconds {
-    /// Empties the seconds that have passed since the last look. A clock that went back changes nothing.
-    fn move_to(&mut self, second: u64) {
-        let passed = second.saturating_sub(self.now).min(SECONDS as u64);
-        for step in 1..=passed {
-            self.counts[((self.now + step) % SECONDS as u64) as usize] = 0;
-        }
-        if passed == SECONDS as u64 {
-            self.counts = [0; SECONDS];
-        }
-        self.now = self.now.max(second);
-    }
+pub(crate) struct Rate {
+    /// For each second of a minute: which one since the Unix epoch (its low half), and the entries in it.
+    seconds: [AtomicU64; SECONDS as usize],
 }
 
 impl Rate {
-    pub(crate) fn new(now_ms: u64) -> Rate {
-        Rate(Mutex::new(Seconds { counts: [0; SECONDS], now: now_ms / 1000 }))
+    pub(crate) fn new() -> Rate {
+        Rate { seconds: [const { AtomicU64::new(0) }; SECONDS as usize] }
     }
 
+    /// Counts entries. A clock that went back by less than a minute loses what it counts again, nothing else.
     pub(crate) fn count(&self, now_ms: u64, entries: u64) {
-        let mut seconds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now_ms / 1000 != seconds.now {
-            seconds.move_to(now_ms / 1000);
-        }
-        let at = (seconds.now % SECONDS as u64) as usize;
-        seconds.counts[at] += entries;
+        let now = now_ms / 1000;
+        let second = &self.seconds[(now % SECONDS) as usize];
+        let (counted, count) = unpack(second.load(Ordering::Relaxed));
+        let before = if counted == now as u32 { count } else { 0 };
+        let count = u64::from(before).saturating_add(entries).min(u64::from(u32::MAX));
+        second.store(u64::from(now as u32) << 32 | count, Ordering::Relaxed);
     }
 
+    /// The entries of the minute that ends now.
     pub(crate) fn per_minute(&self, now_ms: u64) -> u64 {
-        let mut seconds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seconds.move_to(now_ms / 1000);
-        seconds.counts.iter().sum()
+        let now = (now_ms / 1000) as u32;
+        let counts = self.seconds.iter().map(|second| unpack(second.load(Ordering::Relaxed)));
+        counts
+            .filter(|&(counted, _)| u64::from(now.wrapping_sub(counted)) < SECONDS)
+            .map(|(_, count)| u64::from(count))
+            .sum()
     }
+}
+
+/// Which second, and how many entries.
+fn unpack(second: u64) -> (u32, u32) {
+    ((second >> 32) as u32, second as u32)
 }
 
 #[cfg(test)]
@@ -75,14 +67,20 @@ mod tests {
 
     #[test]
     fn the_last_minute_is_counted() {
-        let rate = Rate::new(1_000_000);
+        let rate = Rate::new();
+        assert_eq!(rate.per_minute(1_000_000), 0);
         rate.count(1_000_000, 5);
         rate.count(1_030_500, 2);
         assert_eq!(rate.per_minute(1_030_999), 7);
         assert_eq!(rate.per_minute(1_059_999), 7);
         assert_eq!(rate.per_minute(1_060_000), 2);
         rate.count(1_059_000, 1);
-        assert_eq!(rate.per_minute(1_061_000), 3, "a clock that goes back loses nothing");
+        rate.count(1_059_999, 3);
+        assert_eq!(rate.per_minute(1_061_000), 6, "a clock that goes back a little loses nothing");
+        rate.count(1_119_000, 4);
+        assert_eq!(rate.per_minute(1_119_000), 4, "a minute later the second is another one");
         assert_eq!(rate.per_minute(9_000_000), 0);
+        rate.count(9_000_000, u64::MAX);
+        assert_eq!(rate.per_minute(9_000_000), u64::from(u32::MAX));
     }
 }

@@ -4,15 +4,18 @@
 //! appended before. The state is durable before what it decides is done to the entries; opening does again what a crash
 //! left undone. The terms of entries are in the state before the entries are in the log.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use lsfs::{FinalData, Pending};
 
-use crate::entry::{EntryHeader, EntryId, NewEntry};
+use crate::entry::{EntryId, HEADER_BYTES_MAX, NewEntry};
 use crate::error::{Error, Result};
-use crate::replaced::ReplacedEntries;
+#[cfg(feature = "openraft")]
+use crate::formed::FormedEntries;
+use crate::losses::LostRange;
+use crate::moment::Moment;
+use crate::replaced::{self, ReplacedEntries};
 use crate::shared::Shared;
 use crate::snapshot;
 use crate::state::{State, StoredSnapshot};
@@ -27,6 +30,8 @@ pub(crate) struct Writer {
     failure: Option<Error>,
     /// Term and leader of the last run of entries.
     run: Option<(u64, u64)>,
+    /// Where the next entry goes: nobody else appends, so that the stream need not be asked.
+    next: u64,
     /// Where an entry is formed.
     scratch: Vec<u8>,
 }
@@ -34,7 +39,8 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, state_file: FinalData) -> Writer {
         let run = shared.view().state.terms.last();
-        Writer { shared, state_file: Some(state_file), failure: None, run, scratch: Vec::new() }
+        let next = shared.bounds().next;
+        Writer { shared, state_file: Some(state_file), failure: None, run, next, scratch: Vec::new() }
     }
 
     pub(crate) fn check_usable(&self) -> Result<()> {
@@ -99,6 +105,13 @@ impl Writer {
         self.change_state(|state| (state.term, state.vote) = (term, None))
     }
 
+    /// See [`RaftLog::increment_term`](crate::RaftLog::increment_term).
+    pub(crate) fn increment_term(&mut self) -> Result<u64> {
+        let term = self.shared.view().state.term + 1;
+        self.set_term(term)?;
+        Ok(term)
+    }
+
     /// See [`RaftLog::vote_for`](crate::RaftLog::vote_for).
     pub(crate) fn vote_for(&mut self, candidate: u64) -> Result<()> {
         let (term, vote) = {
@@ -114,11 +127,6 @@ impl Writer {
 
     // ---- entries ----
 
-    /// Where the next entry goes.
-    fn next_index(&self) -> u64 {
-        self.shared.entries.next_index()
-    }
-
     /// Where the first entry is, or would be.
     #[cfg(feature = "openraft")]
     pub(crate) fn first_index(&self) -> u64 {
@@ -126,70 +134,79 @@ impl Writer {
     }
 
     /// Whether one of these entries is of another term or leader than the one before it.
-    #[cfg(feature = "openraft")]
     pub(crate) fn begins_run(&self, mut entries: impl Iterator<Item = (u64, u64)>) -> bool {
         entries.any(|of| self.run != Some(of))
     }
 
     /// Makes the state name the terms of entries that are about to be appended.
-    fn begin_runs<'a>(&mut self, entries: impl Iterator<Item = &'a NewEntry<'a>>) -> Result<()> {
+    fn begin_runs(&mut self, entries: impl Iterator<Item = (u64, u64)> + Clone) -> Result<()> {
+        if !self.begins_run(entries.clone()) {
+            return Ok(());
+        }
         let mut run = self.run;
         let mut begun = Vec::new();
-        for (offset, entry) in entries.enumerate() {
-            if run != Some((entry.term, entry.leader)) {
-                run = Some((entry.term, entry.leader));
-                begun.push(EntryId {
-                    index: self.next_index() + offset as u64,
-                    term: entry.term,
-                    leader: entry.leader,
-                });
+        for (of, index) in entries.zip(self.next..) {
+            if run.replace(of) != Some(of) {
+                begun.push(EntryId { index, term: of.0, leader: of.1 });
             }
-        }
-        if begun.is_empty() {
-            return Ok(());
         }
         self.change_state(|state| begun.into_iter().for_each(|id| state.terms.begin(id)))
     }
 
     /// Forms the record of an entry in `scratch`.
     fn form(&mut self, index: u64, entry: &NewEntry<'_>) {
-        let shared = &self.shared;
-        let commit_next = shared.commit_next.load(Ordering::Acquire).min(index);
-        let applied_next = shared.applied_next.load(Ordering::Acquire).min(commit_next);
-        let header = EntryHeader {
-            term: entry.term,
-            leader: entry.leader,
-            serial: entry.serial,
-            commit_lag: index - commit_next,
-            applied_lag: commit_next - applied_next,
-            stored_ms: shared.env.runtime.wall_clock_ms(),
-        };
-        shared.rate.count(header.stored_ms, 1);
+        let moment = Moment::now(&self.shared);
+        self.shared.rate.count(moment.ms, 1);
         self.scratch.clear();
-        header.encode(&mut self.scratch);
-        self.scratch.extend_from_slice(entry.command);
+        moment.put(&mut self.scratch, index, entry);
     }
 
-    /// Puts entries into the engine's buffer; the next sync makes them durable. Answers their indexes.
-    pub(crate) fn append_buffered(&mut self, entries: &[NewEntry<'_>]) -> Result<Range<u64>> {
-        self.check_usable()?;
-        self.begin_runs(entries.iter())?;
-        let first = self.next_index();
-        for (entry, index) in entries.iter().zip(first..) {
-            self.form(index, entry);
-            let appended = self.shared.entries.append_buffered(entry.kind.type_code(), &self.scratch);
-            self.failed(appended.map_err(Error::from))?;
+    /// Before entries are appended or replaced: refuses one that no record could hold, now or when it is restored.
+    fn check_sizes(&self, entries: &[NewEntry<'_>]) -> Result<()> {
+        let sizes = entries.iter().map(|entry| entry.command.len() + HEADER_BYTES_MAX);
+        self.check_payloads(sizes)
+    }
+
+    fn check_payloads(&self, mut sizes: impl Iterator<Item = usize>) -> Result<()> {
+        let limit_bytes = u64::from(self.shared.entries.record_limit_bytes());
+        let stored_bytes = |size| (size + replaced::PREFIX_BYTES) as u64;
+        match sizes.find(|&size| stored_bytes(size) > limit_bytes) {
+            None => Ok(()),
+            Some(size) => Err(lsfs::Error::TooLarge { size_bytes: stored_bytes(size), limit_bytes }.into()),
         }
-        Ok(first..first + entries.len() as u64)
+    }
+
+    /// Puts an entry into the engine's buffer; the next sync makes it durable.
+    fn buffer(&mut self, type_code: u64, payload: &[u8]) -> Result<()> {
+        let appended = self.shared.entries.append_buffered(type_code, payload).map_err(Error::from);
+        self.next = self.failed(appended)? + 1;
+        Ok(())
+    }
+
+    /// Puts all entries but the last into the engine's buffer, when the terms of all are durable, and forms the last.
+    fn buffer_all_but_last<'b>(&mut self, entries: &[NewEntry<'b>]) -> Result<Option<NewEntry<'b>>> {
+        self.check_usable()?;
+        self.check_sizes(entries)?;
+        self.begin_runs(entries.iter().map(|entry| (entry.term, entry.leader)))?;
+        let Some((last, before)) = entries.split_last() else { return Ok(None) };
+        for entry in before {
+            self.form(self.next, entry);
+            let payload = std::mem::take(&mut self.scratch);
+            let buffered = self.buffer(entry.kind.type_code(), &payload);
+            self.scratch = payload;
+            buffered?;
+        }
+        self.form(self.next, last);
+        Ok(Some(*last))
     }
 
     /// Puts entries into the engine's buffer and answers a future of their durability; `None` without entries.
     pub(crate) fn append_pending(&mut self, entries: &[NewEntry<'_>]) -> Result<Option<Pending>> {
-        let Some((last, before)) = self.split_last(entries)? else { return Ok(None) };
-        self.append_buffered(before)?;
-        self.form(self.next_index(), last);
+        let Some(last) = self.buffer_all_but_last(entries)? else { return Ok(None) };
         let pending = self.shared.entries.append_async(last.kind.type_code(), &self.scratch);
-        self.failed(pending.map_err(Error::from)).map(Some)
+        let pending = self.failed(pending.map_err(Error::from))?;
+        self.next = pending.index() + 1;
+        Ok(Some(pending))
     }
 
     /// Puts entries into the engine's buffer and has `callback` called when all of them are durable, or failed.
@@ -198,52 +215,110 @@ impl Writer {
         entries: &[NewEntry<'_>],
         callback: impl FnOnce(Result<()>) + Send + 'static,
     ) -> Result<()> {
-        let Some((last, before)) = self.split_last(entries)? else {
-            callback(self.shared.entries.sync().map_err(Error::from));
-            return Ok(());
-        };
-        self.append_buffered(before)?;
-        self.form(self.next_index(), last);
-        let callback =
-            move |outcome: lsfs::Result<u64>| callback(outcome.map(|_index| ()).map_err(Error::from));
-        let appended = self.shared.entries.append_then(last.kind.type_code(), &self.scratch, callback);
-        self.failed(appended.map_err(Error::from)).map(|_index| ())
+        match self.buffer_all_but_last(entries)? {
+            Some(last) => {
+                let payload = std::mem::take(&mut self.scratch);
+                let appended = self.append_last_then(last.kind.type_code(), &payload, callback);
+                self.scratch = payload;
+                appended
+            }
+            None => {
+                callback(self.sync_entries());
+                Ok(())
+            }
+        }
     }
 
-    /// The last entry and those before it, after the terms of all of them are durable.
-    fn split_last<'a, 'b>(
+    /// As [`Writer::append_then`], for entries that were formed before it was their turn.
+    #[cfg(feature = "openraft")]
+    pub(crate) fn append_formed(
         &mut self,
-        entries: &'a [NewEntry<'b>],
-    ) -> Result<Option<(&'a NewEntry<'b>, &'a [NewEntry<'b>])>> {
-        self.check_usable()?;
-        self.begin_runs(entries.iter())?;
-        Ok(entries.split_last())
+        entries: &FormedEntries,
+        callback: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        let Some(first_index) = entries.first_index() else {
+            callback(self.sync_entries());
+            return Ok(());
+        };
+        self.expect_next(first_index)?;
+        self.check_payloads(entries.records().map(|(_, payload)| payload.len()))?;
+        self.begin_runs(entries.ids())?;
+        self.shared.rate.count(entries.ms, entries.len() as u64);
+        let mut records = entries.records();
+        for (type_code, payload) in records.by_ref().take(entries.len() - 1) {
+            self.buffer(type_code, payload)?;
+        }
+        let (type_code, payload) = records.next().expect("there is a last one");
+        self.append_last_then(type_code, payload, callback)
+    }
+
+    fn append_last_then(
+        &mut self,
+        type_code: u64,
+        payload: &[u8],
+        callback: impl FnOnce(Result<()>) + Send + 'static,
+    ) -> Result<()> {
+        let callback =
+            move |outcome: lsfs::Result<u64>| callback(outcome.map(|_index| ()).map_err(Error::from));
+        let appended = self.shared.entries.append_then(type_code, payload, callback);
+        self.next = self.failed(appended.map_err(Error::from))? + 1;
+        Ok(())
+    }
+
+    /// Makes all entries durable.
+    fn sync_entries(&mut self) -> Result<()> {
+        let synced = self.shared.entries.sync().map_err(Error::from);
+        self.failed(synced)
     }
 
     /// Before entries that must begin at an index: an empty log that nothing was purged from begins there.
     pub(crate) fn expect_next(&mut self, index: u64) -> Result<()> {
         self.check_usable()?;
-        let bounds = self.shared.bounds();
-        if index == bounds.next {
+        if index == self.next {
             return Ok(());
         }
+        let bounds = self.shared.bounds();
         let is_untouched = bounds.is_empty() && self.shared.view().state.purged.is_none();
         if !is_untouched || index < bounds.next {
             return Err(Error::NotNext { index, next: bounds.next });
         }
         let reset = self.shared.entries.reset_to(index).map_err(Error::from);
-        self.failed(reset)
+        self.failed(reset)?;
+        self.next = index;
+        Ok(())
+    }
+
+    /// Puts an entry in the place of the one that is there, durable on return; or behind the last one, and answers the
+    /// future of its durability.
+    pub(crate) fn insert(&mut self, index: u64, entry: &NewEntry<'_>) -> Result<Option<Pending>> {
+        match index {
+            _ if index == self.next => self.append_pending(std::slice::from_ref(entry)),
+            _ if index > self.next => Err(Error::NotNext { index, next: self.next }),
+            _ => self.replace(index, entry).map(|()| None),
+        }
+    }
+
+    /// Puts back a lost entry; durable on return.
+    pub(crate) fn restore(&mut self, index: u64, entry: &NewEntry<'_>) -> Result<()> {
+        let not_lost = |expected| Err(Error::NotLost { index, given: entry.term, expected });
+        match self.shared.lost_containing(index) {
+            None => not_lost("it is not lost".to_string()),
+            Some(LostRange { term: Some(term), .. }) if term != entry.term => {
+                not_lost(format!("the lost one is of term {term}"))
+            }
+            Some(_) => self.replace(index, entry),
+        }
     }
 
     /// Puts an entry in the place of another one; durable on return.
     pub(crate) fn replace(&mut self, index: u64, entry: &NewEntry<'_>) -> Result<()> {
         self.check_usable()?;
         self.shared.bounds().check(index)?;
+        self.check_sizes(std::slice::from_ref(entry))?;
         let stream = self.shared.view_mut().replaced.stream();
         let stream = self.failed(stream)?;
         // An entry is durable before the one that supersedes it.
-        let synced = self.shared.entries.sync().map_err(Error::from);
-        self.failed(synced)?;
+        self.sync_entries()?;
         self.form(index, entry);
         let id = EntryId { index, term: entry.term, leader: entry.leader };
         let written = ReplacedEntries::write(&stream, id, entry.kind.type_code(), &self.scratch);
@@ -276,6 +351,7 @@ impl Writer {
             false => self.shared.entries.truncate_after(index - 1),
         };
         self.failed(cut.map_err(Error::from))?;
+        self.next = index;
         self.forget_from(index)
     }
 
@@ -303,6 +379,21 @@ impl Writer {
         }
         self.shared.forget_losses(index..u64::MAX);
         Ok(())
+    }
+
+    /// Drops the entries up to an index, which must be applied; durable on return.
+    pub(crate) fn purge_applied(&mut self, index: u64) -> Result<()> {
+        let bounds = self.shared.bounds();
+        if index < bounds.first {
+            return Ok(());
+        }
+        bounds.check(index)?;
+        let applied = self.shared.applied_index();
+        if applied.is_none_or(|applied| applied < index) {
+            return Err(Error::NotApplied { index, applied });
+        }
+        let id = self.shared.id_of(index).unwrap_or(EntryId { index, ..EntryId::default() });
+        self.purge(id)
     }
 
     /// Drops the entries up to `last`, which need not be in the log; durable on return.
@@ -344,6 +435,7 @@ impl Writer {
         let dropped = carry_out_purge(&self.shared, begin, restarted);
         self.failed(dropped)?;
         if restarted {
+            self.next = begin;
             self.forget_from(begin)?;
         }
         let unneeded = self.shared.view_mut().replaced.cut_before(begin);

@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use ::openraft::OptionalSend;
 use ::openraft::alias::{LogIdOf, VoteOf};
+use ::openraft::entry::RaftEntry;
 use ::openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use ::openraft::vote::{RaftLeaderId, RaftVote};
 
 use super::{CommittedLeader, LogReader, StoredConfig, StoredEntry, entry_id, io_error, log_id};
-use crate::entry::{EntryKind, NewEntry};
+use crate::entry::NewEntry;
 use crate::error::{Error, Result};
+use crate::formed::FormedEntries;
 use crate::log::{Core, RaftLog};
+use crate::moment::Moment;
 use crate::writer::Writer;
 
 /// A [`RaftLog`] as openraft's log storage.
@@ -20,60 +23,29 @@ use crate::writer::Writer;
 pub struct LogStore<C> {
     log: RaftLog,
     core: Arc<Core>,
-    /// Where entries are encoded.
-    encoded: Encoded,
+    /// Where entries are formed.
+    formed: FormedEntries,
     config: PhantomData<fn() -> C>,
 }
 
-/// Entries on their way to the log: all commands one behind the other.
-#[derive(Debug, Default)]
-struct Encoded {
-    first_index: Option<u64>,
-    entries: Vec<EncodedEntry>,
-    commands: Vec<u8>,
+/// Forms an entry; those of one call follow each other.
+fn put<E: StoredEntry>(formed: &mut FormedEntries, moment: &Moment, entry: &E) -> Result<()> {
+    let (leader_id, index) = entry.log_id_parts();
+    if let Some(next) = formed.first_index().map(|first| first + formed.len() as u64)
+        && index != next
+    {
+        return Err(Error::NotNext { index, next });
+    }
+    formed.put(moment, index, leader_id.parts(), entry.kind(), |out| entry.encode(out));
+    Ok(())
 }
 
-#[derive(Debug)]
-struct EncodedEntry {
-    term: u64,
-    leader: u64,
-    kind: EntryKind,
-    /// Where its command ends.
-    end: usize,
-}
-
-impl Encoded {
-    fn put<E: StoredEntry>(&mut self, entry: &E) {
-        let (leader_id, index) = entry.log_id_parts();
-        let (term, leader) = leader_id.parts();
-        self.first_index.get_or_insert(index);
-        entry.encode(&mut self.commands);
-        self.entries.push(EncodedEntry { term, leader, kind: entry.kind(), end: self.commands.len() });
-    }
-
-    fn clear(&mut self) {
-        self.first_index = None;
-        self.entries.clear();
-        self.commands.clear();
-    }
-
-    fn new_entries(&self) -> Vec<NewEntry<'_>> {
-        let mut start = 0;
-        let new_entry = |entry: &EncodedEntry| {
-            let command = &self.commands[start..entry.end];
-            start = entry.end;
-            NewEntry { term: entry.term, leader: entry.leader, serial: 0, kind: entry.kind, command }
-        };
-        self.entries.iter().map(new_entry).collect()
-    }
-
-    fn append<C: StoredConfig>(&self, writer: &mut Writer, callback: IOFlushed<C>) -> Result<()> {
-        if let Some(index) = self.first_index {
-            writer.expect_next(index)?;
-        }
-        let flushed = move |outcome: Result<()>| callback.io_completed(outcome.map_err(io_error));
-        writer.append_then(&self.new_entries(), flushed)
-    }
+fn append<C: StoredConfig>(
+    writer: &mut Writer,
+    formed: &FormedEntries,
+    callback: IOFlushed<C>,
+) -> Result<()> {
+    writer.append_formed(formed, move |outcome| callback.io_completed(outcome.map_err(io_error)))
 }
 
 impl<C: StoredConfig> LogStore<C> {
@@ -87,7 +59,7 @@ impl<C: StoredConfig> LogStore<C> {
         if stored != 0 {
             return Err(Error::FirstIndex { path: log.dir().to_path_buf(), stored, asked: 0 });
         }
-        Ok(LogStore { log: log.clone(), core, encoded: Encoded::default(), config: PhantomData })
+        Ok(LogStore { log: log.clone(), core, formed: FormedEntries::default(), config: PhantomData })
     }
 
     /// The log below, for what openraft does not ask: losses, statistics, the broken flag.
@@ -100,10 +72,12 @@ impl<C: StoredConfig> LogStore<C> {
     /// # Errors
     /// As for [`RaftLog::restore`].
     pub fn restore(&self, entry: &C::Entry) -> Result<()> {
-        let mut encoded = Encoded::default();
-        encoded.put(entry);
-        let index = encoded.first_index.expect("an entry was put");
-        self.log.restore(index, &encoded.new_entries()[0])
+        let (leader_id, index) = entry.log_id_parts();
+        let (term, leader) = leader_id.parts();
+        let mut command = Vec::new();
+        entry.encode(&mut command);
+        let entry = NewEntry { term, leader, serial: 0, kind: entry.kind(), command: &command };
+        self.log.restore(index, &entry)
     }
 
     async fn in_line<T: Send + 'static>(
@@ -174,21 +148,20 @@ impl<C: StoredConfig> RaftLogStorage<C> for LogStore<C> {
         I: IntoIterator<Item = C::Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.encoded.clear();
-        entries.into_iter().for_each(|entry| self.encoded.put(&entry));
-        let must_wait = {
+        let moment = Moment::now(self.core.shared());
+        self.formed.clear();
+        for entry in entries {
+            put(&mut self.formed, &moment, &entry).map_err(io_error)?;
+        }
+        {
             let mut turn = self.core.turn().map_err(io_error)?;
             // A new term is made durable first, and entries none are behind a sync: neither is waited for here.
-            let must_wait =
-                turn.begins_run(self.encoded.entries.iter().map(|entry| (entry.term, entry.leader)));
-            if !must_wait && !self.encoded.entries.is_empty() {
-                return self.encoded.append(&mut turn, callback).map_err(io_error);
+            if self.formed.len() > 0 && !turn.begins_run(self.formed.ids()) {
+                return append(&mut turn, &self.formed, callback).map_err(io_error);
             }
-            must_wait
-        };
-        debug_assert!(must_wait || self.encoded.entries.is_empty());
-        let encoded = std::mem::take(&mut self.encoded);
-        self.in_line(move |writer| encoded.append(writer, callback)).await
+        }
+        let formed = std::mem::take(&mut self.formed);
+        self.in_line(move |writer| append(writer, &formed, callback)).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogIdOf<C>>) -> io::Result<()> {
