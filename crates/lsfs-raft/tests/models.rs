@@ -513,3 +513,30 @@ proptest! {
         run.compare();
     }
 }
+
+/// Nothing is written of what no record could hold, and the log goes on.
+#[test]
+fn an_entry_that_is_too_large_changes_nothing() {
+    let mut options = small_options(1);
+    options.stream.record_limit_bytes = 1000;
+    let log = RaftLog::open_in(sim_env(&SimDisk::new(1), 1), DIR, options).unwrap();
+    let small = NewEntry::command(1, 1, &[1; 100]);
+    let large = NewEntry::command(1, 1, &[1; 990]);
+    log.append(&small).unwrap();
+    let refused = [
+        log.append(&large).map(drop),
+        log.append_all(&[small, large]).map(drop),
+        log.append_at(2, &[small, large]),
+        log.append_then(&[small, large], |_| panic!("nothing was appended")),
+        log.replace(1, &large),
+        log.insert(2, &large),
+        log.replace_async(1, &large).unwrap().wait(),
+    ];
+    for refusal in refused {
+        let error = refusal.unwrap_err();
+        let is_size = matches!(error, Error::Engine(lsfs::Error::TooLarge { limit_bytes: 1000, .. }));
+        assert!(is_size, "{error}");
+    }
+    assert_eq!(log.last_index().unwrap(), 1);
+    assert_eq!(log.append_all(&[small, small]).unwrap(), 2..4);
+}

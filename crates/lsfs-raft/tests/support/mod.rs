@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of this")]
 
+pub(crate) mod workload;
+
 use std::sync::Arc;
 
 use lsfs::Env;
