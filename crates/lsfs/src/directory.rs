@@ -161,3 +161,8 @@ pub(crate) fn base_index_before(name: &str, extension: &str) -> Option<u64> {
     let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
     (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
 }
+
+/// The epoch after this one, in the stream or set in `dir`.
+pub(crate) fn next_epoch(dir: &Path, epoch: u32) -> Result<u32> {
+    epoch.checked_add(1).ok_or_else(|| Error::EpochsUsedUp { path: dir.to_path_buf() })
+}

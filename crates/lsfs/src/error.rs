@@ -148,6 +148,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// Every open, truncation and reset takes an epoch, and they are used up; nothing was changed. Readers still read.
+    #[error("{} has used up its 2^32 epochs; copy what it holds into a new directory", path.display())]
+    EpochsUsedUp {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is a gap: the record was left out when its segment was rewritten.
     #[error("record {index} was left out when its segment was rewritten; the next one is {next}")]
     LeftOut {

@@ -228,6 +228,25 @@ fn a_cut_leaves_no_holes() {
 }
 
 #[test]
+fn an_active_file_that_was_cut_is_written_on_in_a_new_segment() {
+    let sound = recorded(9, 60, false);
+    let active = files(&sound, "seg").pop().unwrap();
+    let blocks = sound.contents(&active).unwrap().len() as u64 / BLOCK as u64;
+    for kept in 0..blocks {
+        let context = format!("{kept} of {blocks} blocks");
+        let disk = sound.power_fail(CrashStyle::EverythingUnsynced, 0);
+        disk.truncate_raw(&active, kept * BLOCK as u64).unwrap();
+        let opened = RecordStream::open_in(sim_env(&disk, 5), DIR, options());
+        assert!(opened.is_err_and(|error| error.is_corruption()), "{context}");
+        let before = readable(&disk, 5);
+        let plan = plan(&sim_env(&disk, 6), DIR, RepairMode::Keep).unwrap();
+        assert!(!plan.findings.is_empty() && !plan.steps.is_empty(), "{context}: {plan}");
+        plan.apply().unwrap_or_else(|error| panic!("{context}: {error}\n{plan}"));
+        assert_eq!(check(&disk, 7, &before, &context), plan.lost, "{context}");
+    }
+}
+
+#[test]
 fn a_plan_that_no_longer_holds_is_refused() {
     let disk = damaged(11, 0);
     let old = plan(&sim_env(&disk, 12), DIR, RepairMode::Keep).unwrap();

@@ -1,7 +1,7 @@
 //! Taking records out of blocks.
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::codec::{
     BLOCK_HEADER_BYTES, BlockFault, BlockHeader, BlockTailer, Checksum, Compression, RECORD_TAILER_BYTES,
@@ -153,6 +153,7 @@ pub(crate) struct Records {
     /// The header of `block` and the seed of its slices, once seen.
     current: Option<(BlockHeader, u32)>,
     epoch: u32,
+    epoch_max: u32,
     next_index: Option<u64>,
     assembly: Option<Assembly>,
     /// Block and offset behind the last slice that followed.
@@ -179,6 +180,7 @@ impl Records {
             offset: offset.max(BLOCK_HEADER_BYTES),
             current: None,
             epoch: 0,
+            epoch_max: u32::MAX,
             next_index,
             assembly: None,
             verified: None,
@@ -188,14 +190,16 @@ impl Records {
         }
     }
 
-    /// The same, for blocks of this epoch or a later one: those of an earlier one are leftovers.
-    pub(crate) fn with_epoch(self, epoch: u32) -> Self {
-        Records { epoch, ..self }
+    /// The same, for blocks of these epochs: those of an earlier one are leftovers, those of a later one are unknown to
+    /// the manifest.
+    pub(crate) fn with_epochs(self, epochs: &RangeInclusive<u32>) -> Self {
+        Records { epoch: *epochs.start(), epoch_max: *epochs.end(), ..self }
     }
 
     /// Goes on at the beginning of a block, whatever record comes next; epochs still never fall.
     pub(crate) fn restart_at(&mut self, block: u32) {
-        let fresh = Records::new(self.reader, block, 0, None, self.collect).with_epoch(self.epoch);
+        let epochs = self.epoch..=self.epoch_max;
+        let fresh = Records::new(self.reader, block, 0, None, self.collect).with_epochs(&epochs);
         *self = Records { ended: self.ended, ..fresh };
     }
 
@@ -207,6 +211,11 @@ impl Records {
     /// The epoch of the last block looked into.
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// The epochs that the next block may be of.
+    pub(crate) fn epochs(&self) -> RangeInclusive<u32> {
+        self.epoch..=self.epoch_max
     }
 
     /// The stored payload of the last record found with `in_run == None`.
@@ -289,6 +298,9 @@ impl Records {
                 "block of epoch {} behind one of epoch {}: a leftover of an abandoned tail",
                 header.epoch, self.epoch
             )));
+        }
+        if header.epoch > self.epoch_max {
+            return Err(self.fault(BlockFault::Epoch { found: header.epoch, manifest: self.epoch_max }));
         }
         self.epoch = header.epoch;
         let current = (header, header.seed());

@@ -653,7 +653,7 @@ fn recover(
         return Err(damage);
     }
     let were_live_bytes_exact = list.closed;
-    list.epoch += 1;
+    list.epoch = directory::next_epoch(dir, list.epoch)?;
     list.closed = false;
     let (active, tally) = match active {
         // Entries of a cache that a crash took may still be pointed to: their places are not used again.

@@ -542,7 +542,9 @@ fn recover(
     }
     // The decision where the stream ends is durable before anything changes; a new epoch shuts out what lies behind.
     let was_closed = manifest.closed;
-    manifest.epoch += u32::from(!mutant::is(Mutant::NoEpochAtOpen));
+    if !mutant::is(Mutant::NoEpochAtOpen) {
+        manifest.epoch = directory::next_epoch(dir, manifest.epoch)?;
+    }
     manifest.closed = false;
     manifest.active_bytes =
         open.file.len().map_err(|error| Error::io("measure", active.segment.path(), error))?;

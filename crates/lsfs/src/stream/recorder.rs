@@ -848,6 +848,7 @@ impl Recorder {
     pub(crate) fn reset_to(&self, index: u64) -> Result<()> {
         self.change(|| {
             let bounds = self.bounds();
+            let epoch = directory::next_epoch(&self.dir, self.tail().epoch)?;
             let existing = self.extents().into_iter().find(|extent| extent.segment.base_index == index);
             let start = self.options.block_bytes as u64;
             if let Some(extent) = existing {
@@ -861,7 +862,7 @@ impl Recorder {
             let dropped = tail.take_all_extents();
             tail.first_index = index;
             tail.next_index = index;
-            tail.epoch += 1;
+            tail.epoch = epoch;
             tail.begin_segment(&self.options, segment, capacity);
             drop(tail);
             manifest.save(self)?;
@@ -883,6 +884,9 @@ impl Recorder {
         };
         let mut manifest = self.manifest();
         let mut tail = self.tail();
+        if !mutant::is(Mutant::NoEpochAtTruncation) {
+            tail.epoch = directory::next_epoch(&self.dir, tail.epoch)?;
+        }
         let mut dropped = tail.take_all_extents();
         let keep = |candidate: &Extent| {
             candidate.segment.base_index < extent.segment.base_index
@@ -895,7 +899,6 @@ impl Recorder {
         tail.sealed_bytes = kept.iter().map(|extent| extent.end_position).sum();
         tail.sealed = kept;
         tail.next_index = next_index;
-        tail.epoch += u32::from(!mutant::is(Mutant::NoEpochAtTruncation));
         tail.begin_segment(&self.options, Arc::clone(&extent.segment), capacity);
         tail.resume_at(&self.options, end_position);
         drop(tail);

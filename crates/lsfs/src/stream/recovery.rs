@@ -177,7 +177,7 @@ pub(crate) struct FoundEnd {
 }
 
 /// A durable watermark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watermark {
     pub(crate) position: u64,
     pub(crate) index: u64,
@@ -240,11 +240,11 @@ pub(crate) fn find_end(segment: &Segment, manifest: &Manifest) -> Result<FoundEn
     // 3. Look ahead one in-flight limit: a block there may prove that more was durable.
     let durable = Watermark::named(known);
     let live_tail = tail.filter(|header| header.epoch >= epoch);
-    let seen = live_tail.map_or(durable, |header| durable.max(Watermark::of(&header)));
+    let seen = live_tail.map_or(durable, |header| durable.and(Watermark::of(&header)));
     let ahead_blocks = open.header.in_flight_bytes / segment.block_bytes as u32 + 1;
     let ahead_end = last.saturating_add(1 + ahead_blocks).min(file_blocks);
     let ahead_end = if mutant::is(Mutant::NoLookAhead) { last + 1 } else { ahead_end };
-    let proven = search.highest_watermark(last + 1, ahead_end)?.map_or(seen, |ahead| seen.max(ahead));
+    let proven = search.highest_watermark(last + 1, ahead_end)?.map_or(seen, |ahead| seen.and(ahead));
 
     // 4. Verify from the watermark that block carries to the first thing that does not follow.
     let walked = search.walk(known, seen, last)?;
@@ -253,6 +253,13 @@ pub(crate) fn find_end(segment: &Segment, manifest: &Manifest) -> Result<FoundEn
     if !walked.reaches(proven.position, block_bytes) && !mutant::is(Mutant::DamageTruncated) {
         let end = search.proven_end(known)?;
         return search.damaged_at(walked.fault, end);
+    }
+    if walked.next_index < proven.index {
+        let reason =
+            format!("the records end with {}, those below {} were durable", walked.next_index, proven.index);
+        let block = (walked.end_position.saturating_sub(1) / block_bytes) as u32;
+        let end = search.proven_end(known)?;
+        return search.damaged_at(Fault { block, offset: 0, reason: Reason::Chain(reason) }, end);
     }
     let (end_block, end_used) = (walked.end_position / block_bytes, walked.end_position % block_bytes);
     let leftovers = if end_used == 0 {
@@ -271,6 +278,11 @@ impl Watermark {
 
     pub(crate) fn of(header: &BlockHeader) -> Self {
         Watermark { position: header.durable_position, index: header.durable_index }
+    }
+
+    /// What two watermarks of one segment say together.
+    pub(crate) fn and(self, other: Watermark) -> Self {
+        Watermark { position: self.position.max(other.position), index: self.index.max(other.index) }
     }
 }
 
@@ -345,8 +357,8 @@ impl<'a> Search<'a> {
                 .filter_map(|(image, number)| reader.header(image, number).ok())
                 .filter(|header| header.epoch >= self.epoch)
                 .map(|header| Watermark::of(&header))
-                .max();
-            highest = highest.max(seen);
+                .reduce(Watermark::and);
+            highest = highest.into_iter().chain(seen).reduce(Watermark::and);
         }
         Ok(highest)
     }
@@ -469,7 +481,7 @@ impl<'a> Search<'a> {
         let walked = self.walk(known, named, self.file_blocks.saturating_sub(1))?;
         let whole = Watermark { position: walked.end_position, index: walked.next_index };
         let seen = self.highest_watermark(1, self.file_blocks)?;
-        Ok(named.max(whole).max(seen.unwrap_or(named)))
+        Ok(named.and(whole).and(seen.unwrap_or(named)))
     }
 
     /// The answer for a segment whose durable bytes do not verify.

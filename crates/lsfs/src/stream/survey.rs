@@ -3,7 +3,7 @@
 //! The principal function is [`survey`]. It walks a [`Stretch`] of a segment's blocks; damage does not stop it: it goes
 //! on with the next block in which a record begins, so what is named lost is what no reader can answer.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use crate::block::{BlockReader, Fault, Reason, Records, Step};
@@ -31,8 +31,8 @@ pub(crate) struct Stretch {
     pub(crate) start: (u32, usize),
     /// The record that comes first.
     pub(crate) first_index: u64,
-    /// Blocks of an earlier epoch are leftovers.
-    pub(crate) epoch: u32,
+    /// Blocks of an earlier epoch are leftovers; a later one no manifest knows.
+    pub(crate) epochs: RangeInclusive<u32>,
     pub(crate) last_block: u32,
     /// Records from this one on are not looked at.
     pub(crate) until: u64,
@@ -45,11 +45,11 @@ pub(crate) struct Stretch {
 
 impl Stretch {
     /// The records of a segment that are all known to have been durable.
-    pub(crate) fn durable(base_index: u64, next_index: u64, last_block: u32) -> Stretch {
+    pub(crate) fn durable(base_index: u64, next_index: u64, last_block: u32, epoch_max: u32) -> Stretch {
         Stretch {
             start: (1, 0),
             first_index: base_index,
-            epoch: 0,
+            epochs: 0..=epoch_max,
             last_block,
             until: next_index,
             durable: Watermark { position: u64::MAX, index: next_index },
@@ -124,11 +124,11 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn run(&mut self, mut progress: impl FnMut(u64)) -> Result<()> {
-        let Stretch { start, epoch, last_block, until, durable, .. } = *self.stretch;
+        let Stretch { start, last_block, until, durable, .. } = *self.stretch;
         let block_bytes = self.blocks.reader.block_bytes;
         let mut run = AlignedBuf::zeroed(RUN_BYTES);
-        let mut records =
-            Records::new(self.blocks.reader, start.0, start.1, Some(self.expected), false).with_epoch(epoch);
+        let mut records = Records::new(self.blocks.reader, start.0, start.1, Some(self.expected), false)
+            .with_epochs(&self.stretch.epochs);
         let (mut first, mut count, mut checked_below) = (start.0, 0, start.0);
         let mut attempts = 1;
         // Of a sparse segment the last records may be left out: then the blocks say that it is whole.
@@ -171,7 +171,8 @@ impl Walk<'_> {
                     checked_below = self.check_tailers(&run[..count], first, checked_below);
                     progress(self.blocks.position_of(block));
                 }
-                Err(fault) if self.is_end(&fault) => return Ok(()),
+                Err(fault) if self.is_torn(&fault) => break,
+                Err(fault) if self.is_given_up(&fault) => return Ok(()),
                 // Beside a writer the last block may be read while it is being written: look again before judging.
                 Err(fault) if attempts < READ_ATTEMPTS => {
                     attempts += 1;
@@ -195,15 +196,35 @@ impl Walk<'_> {
         if self.expected < durable.index && !(self.blocks.reader.is_sparse && saw_last_block) {
             let position = self.blocks.position_of(records.block());
             self.lose(position, durable.index, "the records are missing".to_string());
+        } else if self.found.damage.is_empty() && !self.reaches(&records, durable.position) {
+            // No whole record, but the first part of one was durable.
+            let position = self.blocks.position_of(last_block.saturating_add(1));
+            self.lose(position, self.expected, "durable blocks are missing".to_string());
         }
         Ok(())
     }
 
-    /// Whether the records end here, torn or given up, without damage.
-    fn is_end(&self, fault: &Fault) -> bool {
-        let position = self.blocks.position_of(fault.block) + fault.offset as u64;
-        let is_break = matches!(fault.reason, Reason::Chain(_));
-        position >= self.stretch.durable.position || (is_break && self.stretch.ends_where_chain_breaks)
+    /// Whether the blocks verify up to a position that a watermark calls durable.
+    fn reaches(&self, records: &Records, durable_position: u64) -> bool {
+        let (block, offset) = records.verified().map_or(self.stretch.start, |(block, at)| (block, at.into()));
+        let verified = self.blocks.position_of(block) + offset as u64;
+        let blocks_end = self.blocks.position_of(self.stretch.last_block.saturating_add(1));
+        // Where a block begins, the one before has ended. Of a stretch that is durable as a whole, the position is not
+        // known.
+        let is_between_blocks = durable_position.is_multiple_of(self.blocks.reader.block_bytes as u64);
+        durable_position == u64::MAX
+            || verified >= durable_position
+            || (is_between_blocks && durable_position <= blocks_end)
+    }
+
+    /// Whether the fault lies behind all that was durable.
+    fn is_torn(&self, fault: &Fault) -> bool {
+        self.blocks.position_of(fault.block) + fault.offset as u64 >= self.stretch.durable.position
+    }
+
+    /// Whether a tail that was given up begins here.
+    fn is_given_up(&self, fault: &Fault) -> bool {
+        matches!(fault.reason, Reason::Chain(_)) && self.stretch.ends_where_chain_breaks
     }
 
     /// The records from the expected one up to `end` do not verify.
@@ -226,7 +247,7 @@ impl Walk<'_> {
                 return Ok(None);
             }
             let Ok(header) = self.blocks.reader.header(&image, number) else { continue };
-            if header.epoch < records.epoch() {
+            if !records.epochs().contains(&header.epoch) {
                 continue;
             }
             let begins = self

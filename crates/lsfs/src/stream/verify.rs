@@ -153,10 +153,10 @@ pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
 /// If there is no stream, or reading itself fails. A damaged manifest is in the report.
 pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
-    let layout = match Look::at(env, dir) {
+    let (layout, epoch) = match Look::at(env, dir) {
         Ok(look) => {
             report.lost = look.manifest.lost;
-            look.layout
+            (look.layout, look.manifest.epoch)
         }
         Err(Error::Corrupt(damage)) => {
             report.damage.push(*damage);
@@ -168,7 +168,7 @@ pub fn verify(env: &Env, dir: &Path, mut progress: impl FnMut(Progress)) -> Resu
     let total_bytes = extents.iter().map(|extent| extent.end_position).sum();
     let mut done_bytes = 0;
     for extent in extents {
-        let found = verify_extent(env, dir, extent, |bytes| {
+        let found = verify_extent(env, dir, extent, epoch, |bytes| {
             progress(Progress { done_bytes: done_bytes + bytes, total_bytes });
         })?;
         report.add(found);
@@ -196,12 +196,13 @@ fn verify_extent(
     env: &Env,
     dir: &Path,
     extent: &Extent,
+    mut epoch: u32,
     mut progress: impl FnMut(u64),
 ) -> Result<VerifyReport> {
     let mut extent = extent.clone();
     loop {
         let mut report = VerifyReport::default();
-        match survey_extent(&extent, &mut progress) {
+        match survey_extent(&extent, epoch, &mut progress) {
             Ok(Surveyed { records, stored_bytes, damage, .. }) => {
                 let blocks = u64::from(extent.last_block());
                 report = VerifyReport { records, stored_bytes, blocks, damage, ..report };
@@ -222,20 +223,22 @@ fn verify_extent(
         if report.damage.is_empty() {
             return Ok(report);
         }
-        let now = Look::at(env, dir)?.layout;
+        let Look { layout: now, manifest, .. } = Look::at(env, dir)?;
+        let is_outdated = manifest.epoch > epoch;
+        epoch = manifest.epoch;
         let is_same = |newer: &&Extent| newer.segment.segment_id == extent.segment.segment_id;
         match now.sealed.iter().chain([&now.active]).find(is_same) {
             None => return Ok(VerifyReport::default()),
-            Some(newer) if newer.end_position < extent.end_position => extent = newer.clone(),
+            Some(newer) if newer.end_position < extent.end_position || is_outdated => extent = newer.clone(),
             Some(_) => return Ok(report),
         }
     }
 }
 
-/// Walks all records of a segment.
-fn survey_extent(extent: &Extent, progress: impl FnMut(u64)) -> Result<Surveyed> {
+/// Walks all records of a segment, in blocks of epochs up to `epoch`.
+fn survey_extent(extent: &Extent, epoch: u32, progress: impl FnMut(u64)) -> Result<Surveyed> {
     let open = extent.segment.open()?;
     let blocks = SegmentBlocks { path: extent.segment.path(), file: &*open.file, reader: open.reader };
-    let stretch = Stretch::durable(extent.segment.base_index, extent.next_index, extent.last_block());
+    let stretch = Stretch::durable(extent.segment.base_index, extent.next_index, extent.last_block(), epoch);
     survey(blocks, &stretch, progress)
 }

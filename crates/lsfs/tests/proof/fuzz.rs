@@ -6,7 +6,7 @@
 //! a checksum is reached.
 //!
 //! `LSFS_FUZZ_SECONDS` is the time of all targets together, 120 by default; ten minutes each are
-//! `LSFS_FUZZ_SECONDS=6000 cargo test --release -p lsfs --test proof fuzz`. `LSFS_FUZZ_SEED` is the first seed; a finding
+//! `LSFS_FUZZ_SECONDS=6600 cargo test --release -p lsfs --test proof fuzz`. `LSFS_FUZZ_SEED` is the first seed; a finding
 //! names the seed and shows the input.
 
 use std::io::Read;
@@ -29,29 +29,42 @@ use crate::support::{Choices, budget, sim_env};
 const INPUT_BYTES_MAX: usize = 16 << 10;
 /// No input may take longer: a decoder that hangs is a finding.
 const INPUT_TIME_MAX: Duration = Duration::from_secs(20);
-const TARGETS: u64 = 10;
+/// No input may make the address space grow by more: a length that is believed before it is checked is a finding.
+const INPUT_GROWTH_MAX: u64 = 1 << 30;
+const TARGETS: u64 = 11;
 
 /// What is fuzzed: bytes to begin with, how their checksums are mended, and the target itself.
-struct Fuzz {
-    seeds: Vec<Vec<u8>>,
-    mend: fn(&mut [u8]),
-    target: fn(&[u8]),
+pub(crate) struct Fuzz {
+    pub(crate) seeds: Vec<Vec<u8>>,
+    pub(crate) mend: fn(&mut [u8]),
+    pub(crate) target: fn(&[u8]),
+}
+
+/// The most bytes of address space that this process has had.
+fn address_space_peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmPeak:"));
+    let kib = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
 
 impl Fuzz {
-    fn run(&self, name: &str) {
+    pub(crate) fn run(&self, name: &str) {
         let time = Duration::from_secs(budget("LSFS_FUZZ_SECONDS", 120)) / TARGETS as u32;
         let first_seed = budget("LSFS_FUZZ_SEED", 1);
         let started = Instant::now();
         let mut seed = first_seed;
         while started.elapsed() < time || seed < first_seed + 100 {
             let input = self.input(seed);
-            let began = Instant::now();
+            let (began, peak) = (Instant::now(), address_space_peak());
             let outcome = catch_unwind(AssertUnwindSafe(|| (self.target)(&input)));
-            let took = began.elapsed();
-            if outcome.is_err() || took > INPUT_TIME_MAX {
+            let (took, growth) = (began.elapsed(), address_space_peak() - peak);
+            if outcome.is_err() || took > INPUT_TIME_MAX || growth > INPUT_GROWTH_MAX {
                 let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-                panic!("{name}: LSFS_FUZZ_SEED={seed}, {took:?}, input of {} bytes: {hex}", input.len());
+                let len = input.len();
+                panic!(
+                    "{name}: LSFS_FUZZ_SEED={seed}, {took:?}, {growth} bytes more, input of {len} bytes: {hex}"
+                );
             }
             seed += 1;
         }
@@ -134,7 +147,7 @@ fn golden_blocks() -> Vec<Vec<u8>> {
     all
 }
 
-fn put_crc(input: &mut [u8], at: usize, covered: std::ops::Range<usize>) {
+pub(crate) fn put_crc(input: &mut [u8], at: usize, covered: std::ops::Range<usize>) {
     if at + 4 <= input.len() && covered.start <= covered.end && covered.end <= input.len() {
         let crc = crc32c(0, &input[covered]);
         input[at..at + 4].copy_from_slice(&crc.to_le_bytes());
@@ -146,7 +159,7 @@ fn u16_at(input: &[u8], at: usize) -> usize {
 }
 
 /// Makes the checksums of a block's header and of its slices fit.
-fn mend_block(input: &mut [u8]) {
+pub(crate) fn mend_block(input: &mut [u8]) {
     put_crc(input, 4, 8..BLOCK_HEADER_BYTES);
     if input.len() < BLOCK_HEADER_BYTES {
         return;

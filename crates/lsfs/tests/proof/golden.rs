@@ -179,6 +179,12 @@ impl Golden {
         files.flat_map(|(_, bytes)| bytes.iter().copied()).collect()
     }
 
+    /// Its segments: name and bytes.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let all = self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+        all.filter(|(name, _)| name.ends_with(".seg") || name.ends_with(".log"))
+    }
+
     /// Its first segment.
     pub(crate) fn segment(&self) -> &[u8] {
         let found = self.files.iter().find(|(name, _)| name.ends_with(".seg"));

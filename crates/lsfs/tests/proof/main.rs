@@ -12,6 +12,7 @@ mod crash_stream;
 mod damage;
 mod faults;
 mod fuzz;
+mod fuzz_segments;
 mod golden;
 mod mutants;
 mod segment_set_damage;

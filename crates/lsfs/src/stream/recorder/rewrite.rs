@@ -141,12 +141,12 @@ impl Recorder {
         }
         let mut manifest = self.manifest();
         let mut tail = self.tail();
+        // Readers in other processes see by the epoch that segments have changed.
+        tail.epoch = directory::next_epoch(&self.dir, tail.epoch)?;
         let mut sealed_bytes = tail.sealed_bytes + rewritten.end_position;
         sealed_bytes -= now.iter().map(|extent| extent.end_position).sum::<u64>();
         tail.sealed.splice(first..first + now.len(), [rewritten]);
         tail.sealed_bytes = sealed_bytes;
-        // Readers in other processes see by the epoch that segments have changed.
-        tail.epoch += 1;
         tail.cache.clear();
         let end_position = tail.writer.end_position();
         tail.resume_at(&self.options, end_position);

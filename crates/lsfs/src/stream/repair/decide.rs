@@ -196,7 +196,10 @@ fn of_manifest(
                 return Ok(None);
             }
         };
-        let surveyed = file.known(entry.next_index, entry.end_position, |_| {})?;
+        let mut surveyed = file.known(entry.next_index, entry.end_position, manifest.epoch, |_| {})?;
+        if !is_active {
+            surveyed.damage.extend(file.cut_end(entry, &surveyed)?);
+        }
         let start = (file.block_bytes(), entry.base_index);
         let mut good_end = surveyed.end.unwrap_or(start);
         let mut entry = *entry;
@@ -217,6 +220,10 @@ fn of_manifest(
                 behind.damage.iter().filter_map(|damage| damage.records.as_ref()).map(|lost| lost.end).max();
             bad_tailers.extend(&behind.bad_tailers);
             note(plan, &mut found, behind);
+            if let Some(damage) = file.cut_active(manifest, good_end)? {
+                plan.findings.push(damage);
+                found.is_blocked = true;
+            }
             if found.is_blocked {
                 entry.next_index = entry.next_index.max(good_end.1).max(lost_end.unwrap_or(0));
                 entry.end_position = good_end.0;
@@ -348,7 +355,7 @@ fn join(
         if before.entry.next_index != base_index
             && let Some(file) = &before.file
         {
-            let known = file.known(base_index, before.written.end, |_| {})?;
+            let known = file.known(base_index, before.written.end, u32::MAX, |_| {})?;
             before.good_end = known.end.unwrap_or((file.block_bytes(), before.entry.base_index));
             before.entry.end_position = before.good_end.0;
             before.entry.next_index = base_index;
@@ -432,7 +439,7 @@ fn act(plan: &mut RepairPlan, found: &Found, anew: bool) -> Result<()> {
         let piece = found.pieces.last().expect("a rebuilt stream has a segment");
         // The rest of the block with the end is free: the manifest's end is that of its records.
         copy_behind(plan, piece, piece.entry.end_position.next_multiple_of(ANY_UNIT_BYTES as u64));
-        manifest.epoch += 1;
+        manifest.epoch = directory::next_epoch(&plan.dir, manifest.epoch)?;
     }
     if found.is_rebuilt {
         after.extend(put_aside(plan, found)?);
@@ -492,7 +499,7 @@ fn settings_of(found: &Found) -> FileHeader {
 
 /// Plans a new active segment behind everything that was ever acknowledged; the damaged one stays as it is.
 fn go_on_behind(plan: &mut RepairPlan, found: &Found, manifest: &mut Manifest) -> Result<()> {
-    manifest.epoch += 1;
+    manifest.epoch = directory::next_epoch(&plan.dir, manifest.epoch)?;
     manifest.closed = true;
     let Some(damaged) = found.pieces.last() else { return Ok(()) };
     let index = damaged.entry.next_index;
@@ -549,12 +556,14 @@ fn begin_segment(plan: &mut RepairPlan, found: &Found, index: u64, manifest: &mu
 fn cut(plan: &mut RepairPlan, found: &Found, index: u64, manifest: &mut Manifest) -> Result<Vec<RepairStep>> {
     let at = found.pieces.partition_point(|piece| piece.entry.base_index <= index).saturating_sub(1);
     let (piece, dropped) = (&found.pieces[at], &found.pieces[at + 1..]);
-    manifest.epoch += 1;
+    manifest.epoch = directory::next_epoch(&plan.dir, manifest.epoch)?;
     manifest.closed = true;
     manifest.segments.truncate(at);
     let mut after = Vec::new();
     let before = match &piece.file {
-        Some(file) => file.known(index, piece.written.end, |_| {})?.end.filter(|(_, next)| *next == index),
+        Some(file) => {
+            file.known(index, piece.written.end, found.epoch, |_| {})?.end.filter(|(_, next)| *next == index)
+        }
         None => None,
     };
     match (&piece.file, before) {

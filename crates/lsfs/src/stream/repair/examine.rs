@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::block::BlockReader;
 use crate::codec::{
     BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BLOCK_HEADER_BYTES, BlockHeader, Checksum, Compression, FileHeader,
-    FileKind, SegmentEntry, StreamId,
+    FileHeaderFault, FileKind, Manifest, SegmentEntry, StreamId,
 };
 use crate::directory;
 use crate::env::Env;
@@ -99,13 +99,12 @@ pub(super) fn examine(env: &Env, dir: &Path, expected: Expected<'_>) -> Result<E
             }
         }
         Err(error @ (Error::Corrupt(_) | Error::Format { .. })) => {
-            let reason = match error {
-                Error::Corrupt(damage) => damage.reason,
-                other => other.to_string(),
-            };
-            match infer_header(&*file, expected)? {
-                Some(header) => readable(header, true),
-                None => unreadable(reason),
+            match (infer_header(&*file, expected)?, error) {
+                (Some(header), _) => readable(header, true),
+                (None, Error::Corrupt(damage)) => unreadable(damage.reason),
+                // No block of this version behind a header of another one: nothing says that it is damaged.
+                (None, error @ Error::Format { fault: FileHeaderFault::Version { .. }, .. }) => Err(error),
+                (None, other) => unreadable(other.to_string()),
             }
         }
         Err(error) => Err(error),
@@ -181,16 +180,48 @@ impl Readable {
         SegmentBlocks { path: &self.path, file: &*self.file, reader }
     }
 
-    /// The records of a segment that is known to hold those up to `next_index` in the bytes up to `end_position`.
+    /// The records of a segment that is known to hold those up to `next_index` in the bytes up to `end_position`, in
+    /// blocks of epochs up to `epoch_max`.
     pub(super) fn known(
         &self,
         next_index: u64,
         end_position: u64,
+        epoch_max: u32,
         progress: impl FnMut(u64),
     ) -> Result<Surveyed> {
         let last_block = end_position.div_ceil(self.block_bytes()).saturating_sub(1) as u32;
-        let stretch = Stretch::durable(self.header.base_index, next_index, last_block);
+        let stretch = Stretch::durable(self.header.base_index, next_index, last_block, epoch_max);
         survey(self.blocks(), &stretch, progress)
+    }
+
+    /// That a sealed segment's file ends before the segment does, though all its records were found: its last record
+    /// cannot be the one that was written.
+    pub(super) fn cut_end(&self, entry: &SegmentEntry, surveyed: &Surveyed) -> Result<Option<Corruption>> {
+        let len = self.file.len().map_err(|error| Error::io("measure", &self.path, error))?;
+        let is_whole = len >= entry.end_position.next_multiple_of(self.block_bytes());
+        let is_named = surveyed.end.is_none_or(|(_, next_index)| next_index < entry.next_index);
+        if is_whole || is_named || entry.next_index == entry.base_index {
+            return Ok(None);
+        }
+        Ok(Some(Corruption {
+            path: self.path.clone(),
+            position: len,
+            records: Some(entry.next_index - 1..entry.next_index),
+            reason: format!("the file has {len} bytes, {} were durable", entry.end_position),
+        }))
+    }
+
+    /// That the active segment's file is shorter than it was, though nothing below a watermark is missing.
+    pub(super) fn cut_active(&self, manifest: &Manifest, good_end: (u64, u64)) -> Result<Option<Corruption>> {
+        let len = self.file.len().map_err(|error| Error::io("measure", &self.path, error))?;
+        if manifest.closed || len >= manifest.active_bytes {
+            return Ok(None);
+        }
+        let (had, next) = (manifest.active_bytes, good_end.1);
+        let reason = format!(
+            "the file has {len} bytes, it had {had}; whether records behind {next} were in the rest is not known"
+        );
+        Ok(Some(Corruption { path: self.path.clone(), position: len, records: None, reason }))
     }
 
     /// What lies behind the end that a manifest knows; without one, behind the file header.
@@ -217,7 +248,7 @@ impl Readable {
         let stretch = Stretch {
             start: first,
             first_index: next_index,
-            epoch,
+            epochs: epoch..=u32::MAX,
             last_block: witness.last_block,
             until: u64::MAX,
             durable: witness.durable,
@@ -236,7 +267,7 @@ impl Readable {
             {
                 witness.epoch = header.epoch;
                 witness.last_block = number;
-                witness.durable = witness.durable.max(Watermark::of(&header));
+                witness.durable = witness.durable.and(Watermark::of(&header));
             }
         })?;
         Ok(witness)
