@@ -19,7 +19,7 @@ pub struct Cli {
 /// What to measure, how often and where.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Options {
-    /// Measure only this case (may be repeated). Default: every case but the large ones.
+    /// Measure only this case (may be repeated); `kv-*` is all that begin so. Default: every case but the large ones.
     #[arg(long = "case", value_name = "NAME")]
     pub cases: Vec<String>,
 
@@ -34,6 +34,26 @@ pub struct Options {
     /// Measured seconds of each timed run, after its warm-up.
     #[arg(long, default_value_t = 2.0, value_name = "S", value_parser = positive_seconds)]
     pub seconds_per_run: f64,
+
+    /// Keys of the key-value cases.
+    #[arg(long, default_value_t = 2_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
+    pub keys: u64,
+
+    /// Gets of each kind in a run of the key-value cases.
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
+    pub reads: u64,
+
+    /// Loads, overwrites and deletes of the key-value cases end after this time, whatever is left to do.
+    #[arg(long, default_value_t = 20.0, value_name = "S", value_parser = positive_seconds)]
+    pub cap_seconds: f64,
+
+    /// Keys of the store that the command `kvs get` is started on.
+    #[arg(long, default_value_t = 10_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
+    pub command_keys: u64,
+
+    /// The command `kvs` to measure.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/kvs"), value_name = "FILE")]
+    pub kvs: PathBuf,
 
     /// Directory on the disk to measure. A fresh folder is made inside it and removed at the end.
     #[arg(long, default_value = "target/bench-data", value_name = "D")]

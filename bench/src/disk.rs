@@ -103,6 +103,11 @@ pub fn read_direct(dir: &Path) -> Result<u64> {
     Ok(total)
 }
 
+/// Bytes that the file system has allocated for the files below `dir` now; files that vanish meanwhile count nothing.
+pub fn allocated_bytes(dir: &Path) -> Result<u64> {
+    Ok(files(dir)?.iter().filter_map(|path| Some(fs::metadata(path).ok()?.blocks() * 512)).sum())
+}
+
 /// The space a directory takes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Space {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contenders::{self, ContenderId, StorePlan};
 use crate::disk;
+use crate::kv_job::{self, KvJob};
 use crate::machine::{self, CpuClock};
 use crate::measure::Load;
 use crate::metric::{Metric, Sample};
@@ -48,6 +49,8 @@ pub enum Job {
     KeepIndexes,
     /// Read records of a store at random indexes until killed.
     ReadUntilKilled,
+    /// Something only key-value stores do.
+    KeyValue(KvJob),
 }
 
 /// Records in a store.
@@ -107,6 +110,7 @@ fn carry_out(order: &Order) -> Result<Sample> {
         Job::ReadRandom { content, reads } => measure_random_reads(id, dir, content, *reads),
         Job::KeepIndexes => contenders::keep_indexes(dir),
         Job::ReadUntilKilled => contenders::read_until_killed(dir),
+        Job::KeyValue(job) => kv_job::carry_out(id, dir, job),
     }
 }
 

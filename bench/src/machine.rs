@@ -128,6 +128,11 @@ pub fn reset_peak_rss() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
+/// Bytes that this process has caused to be written to files so far, whenever the system writes them.
+pub fn written_bytes() -> u64 {
+    field("/proc/self/io", "write_bytes").and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
 /// Processor time of this process and of the whole machine at one moment.
 pub struct CpuClock {
     own_seconds: f64,

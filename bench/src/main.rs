@@ -9,6 +9,8 @@ mod disk;
 mod executor;
 mod goal;
 mod job;
+mod kv_data;
+mod kv_job;
 mod machine;
 mod measure;
 mod metric;

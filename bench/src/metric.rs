@@ -32,6 +32,34 @@ pub enum Metric {
     LiveMib,
     /// Bytes the file system has allocated for the files, in MiB.
     AllocatedMib,
+    /// Gets of one thread per second, of keys that are equally likely.
+    Gets,
+    /// The same of two threads together.
+    Gets2,
+    /// Gets of one thread per second, of keys of which few are asked for often.
+    ZipfGets,
+    /// The same of two threads together.
+    ZipfGets2,
+    /// Gets of one thread per second, of keys that are not there.
+    Misses,
+    /// The same of two threads together.
+    Misses2,
+    /// Bytes written to files over bytes of keys and values; zeros written ahead are left out where they are counted.
+    WriteAmplification,
+    /// Zeros written ahead, in MiB, where the contender counts them.
+    ZeroMib,
+    /// Most space that the files took at any time, over the bytes of the keys and values that are there.
+    PeakSpace,
+    /// Space that the files take after the close, over the same.
+    FinalSpace,
+    /// How many keys were written, in millions: fewer than asked for where the time was up.
+    MillionsWritten,
+    /// Memory of the index for each key, in bytes.
+    IndexBytesPerKey,
+    /// Wall time of a command in a process of its own, in milliseconds.
+    CommandMs,
+    /// The same with none of the store's files in the page cache.
+    ColdCommandMs,
 }
 
 impl Metric {
@@ -50,6 +78,20 @@ impl Metric {
             Metric::OverheadBytes => "bytes/rec beyond payload",
             Metric::LiveMib => "live MiB",
             Metric::AllocatedMib => "allocated MiB",
+            Metric::Gets => "gets/s",
+            Metric::Gets2 => "gets/s x2",
+            Metric::ZipfGets => "zipf/s",
+            Metric::ZipfGets2 => "zipf/s x2",
+            Metric::Misses => "misses/s",
+            Metric::Misses2 => "misses/s x2",
+            Metric::WriteAmplification => "write amp",
+            Metric::ZeroMib => "zeros MiB",
+            Metric::PeakSpace => "peak space x",
+            Metric::FinalSpace => "final space x",
+            Metric::MillionsWritten => "M written",
+            Metric::IndexBytesPerKey => "index B/key",
+            Metric::CommandMs => "command ms",
+            Metric::ColdCommandMs => "uncached ms",
         }
     }
 
@@ -60,9 +102,28 @@ impl Metric {
             | Metric::P50Us
             | Metric::P99Us
             | Metric::MaxUs
-            | Metric::OthersCpuPercent => 0,
-            Metric::MbPerSecond | Metric::PeakRssMib | Metric::LiveMib | Metric::AllocatedMib => 1,
-            Metric::CpuUsPerRecord | Metric::OpenMs | Metric::OverheadBytes => 2,
+            | Metric::OthersCpuPercent
+            | Metric::Gets
+            | Metric::Gets2
+            | Metric::ZipfGets
+            | Metric::ZipfGets2
+            | Metric::Misses
+            | Metric::Misses2 => 0,
+            Metric::MbPerSecond
+            | Metric::PeakRssMib
+            | Metric::LiveMib
+            | Metric::AllocatedMib
+            | Metric::ZeroMib
+            | Metric::CommandMs
+            | Metric::ColdCommandMs => 1,
+            Metric::CpuUsPerRecord
+            | Metric::OpenMs
+            | Metric::OverheadBytes
+            | Metric::WriteAmplification
+            | Metric::PeakSpace
+            | Metric::FinalSpace
+            | Metric::MillionsWritten
+            | Metric::IndexBytesPerKey => 2,
         }
     }
 

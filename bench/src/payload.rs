@@ -26,6 +26,12 @@ fn random_bytes(count: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
+/// The `len` bytes at a place of the pool that `seed` says.
+pub fn slice(seed: u64, len: usize) -> &'static [u8] {
+    let from = (seed % ((POOL_BYTES - len) as u64 / 8)) as usize * 8;
+    &pool()[from..from + len]
+}
+
 /// An endless sequence of records for one producer.
 pub struct Feed {
     record_bytes: usize,

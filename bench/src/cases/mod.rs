@@ -3,6 +3,7 @@
 mod append;
 mod bulk;
 mod index;
+mod kv;
 mod open;
 mod raft;
 mod read;
@@ -16,6 +17,7 @@ use crate::cli::Options;
 use crate::contenders::ContenderId;
 use crate::goal::Goal;
 use crate::job::Job;
+use crate::kv_job::Rounds;
 use crate::metric::Metric;
 
 /// One comparison, which becomes one table.
@@ -113,6 +115,22 @@ pub fn all(options: &Options) -> Vec<Case> {
         raft::appends("raft-256", 256, options),
         raft::appends("raft-4k", 4096, options),
         raft::open(),
+        kv::load_single(options),
+        kv::load_batches(options),
+        kv::durable("kv-durable-1", 1, options),
+        kv::durable("kv-durable-16", 16, options),
+        kv::set(options),
+        kv::get(options),
+        kv::scan(options),
+        kv::delete(options),
+        kv::overwrite("kv-overwrite", Rounds::InTurn, options),
+        kv::overwrite("kv-overwrite-random", Rounds::Random, options),
+        kv::open(options),
+        kv::load_large("kv-load-4k", 4096, options),
+        kv::load_large("kv-load-64k", 64 << 10, options),
+        kv::get_large("kv-get-4k", 4096, options),
+        kv::get_large("kv-get-64k", 64 << 10, options),
+        kv::command(options),
     ]
 }
 
@@ -123,7 +141,7 @@ pub fn selected(options: &Options) -> anyhow::Result<Vec<Case>> {
     check_names("contender", &options.contenders, ContenderId::ALL.iter().map(|id| id.name()))?;
     cases.retain(|case| match options.cases.is_empty() {
         true => options.large || !case.is_large,
-        false => options.cases.iter().any(|name| name == case.name),
+        false => options.cases.iter().any(|name| is_named(name, case.name)),
     });
     for case in &mut cases {
         case.entries.retain(|entry| entry.contender.is_available() && is_wanted(options, entry.contender));
@@ -140,6 +158,11 @@ fn is_wanted(options: &Options, id: ContenderId) -> bool {
     options.contenders.is_empty() || options.contenders.iter().any(|name| name == id.name())
 }
 
+/// Whether `asked` is the name, or its beginning and a star.
+fn is_named(asked: &str, name: &str) -> bool {
+    asked.strip_suffix('*').map_or(asked == name, |beginning| name.starts_with(beginning))
+}
+
 /// Refuses names that nothing has.
 fn check_names<'a>(
     kind: &str,
@@ -148,7 +171,8 @@ fn check_names<'a>(
 ) -> anyhow::Result<()> {
     for name in asked {
         let all = || known.clone().collect::<Vec<_>>().join(", ");
-        anyhow::ensure!(known.clone().any(|known| known == name), "no {kind} {name}; there are {}", all());
+        let is_known = known.clone().any(|known| is_named(name, known));
+        anyhow::ensure!(is_known, "no {kind} {name}; there are {}", all());
     }
     Ok(())
 }

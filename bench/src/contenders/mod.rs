@@ -1,5 +1,6 @@
 //! Everything that is measured, behind one door: the raw device, the peers and lsfs.
 
+pub mod kv;
 #[cfg(feature = "lsfs")]
 pub mod lsfs;
 #[cfg(feature = "lsfs")]
@@ -88,11 +89,29 @@ pub enum ContenderId {
     RawPread,
     /// Copies from random places of a mapping of another contender's files.
     RawMap,
+    /// The key-value store kvs.
+    Kvs,
+    /// kvs with 2 MiB for its index.
+    #[serde(rename = "kvs-2mib")]
+    KvsSmall,
+    /// fjall, an LSM tree in Rust.
+    Fjall,
+    /// redb, a B-tree in Rust.
+    Redb,
+    /// sled, whose flush is not power-safe.
+    Sled,
+    /// LMDB; each get begins a transaction, and so sees the newest state.
+    Lmdb,
+    /// LMDB; all gets of a thread are one transaction.
+    LmdbView,
+    /// RocksDB.
+    #[serde(rename = "rocksdb")]
+    RocksDb,
 }
 
 impl ContenderId {
     /// Every contender, in the order of reports.
-    pub const ALL: [ContenderId; 23] = [
+    pub const ALL: [ContenderId; 31] = [
         ContenderId::RawDirect,
         ContenderId::RawDsync,
         ContenderId::RawBuffered,
@@ -116,6 +135,14 @@ impl ContenderId {
         ContenderId::LsfsSetReader,
         ContenderId::RawPread,
         ContenderId::RawMap,
+        ContenderId::Kvs,
+        ContenderId::KvsSmall,
+        ContenderId::Fjall,
+        ContenderId::Redb,
+        ContenderId::Sled,
+        ContenderId::Lmdb,
+        ContenderId::LmdbView,
+        ContenderId::RocksDb,
     ];
 
     /// The name in tables, JSON and on the command line.
@@ -144,6 +171,14 @@ impl ContenderId {
             ContenderId::LsfsSetReader => "lsfs-set-reader",
             ContenderId::RawPread => "raw-pread",
             ContenderId::RawMap => "raw-map",
+            ContenderId::Kvs => "kvs",
+            ContenderId::KvsSmall => "kvs-2mib",
+            ContenderId::Fjall => "fjall",
+            ContenderId::Redb => "redb",
+            ContenderId::Sled => "sled",
+            ContenderId::Lmdb => "lmdb",
+            ContenderId::LmdbView => "lmdb-view",
+            ContenderId::RocksDb => "rocksdb",
         }
     }
 
@@ -163,6 +198,8 @@ impl ContenderId {
                 | ContenderId::LsfsSet
                 | ContenderId::LsfsSetCache
                 | ContenderId::LsfsSetReader
+                | ContenderId::Kvs
+                | ContenderId::KvsSmall
         )
     }
 
@@ -178,10 +215,19 @@ impl ContenderId {
         )
     }
 
+    /// Whether this is a key-value store.
+    pub fn is_key_value(self) -> bool {
+        self >= ContenderId::Kvs
+    }
+
     /// Whether this build can run it.
     pub fn is_available(self) -> bool {
-        // The engine's own mapping is the raw one too.
-        cfg!(feature = "lsfs") || !(self.is_lsfs() || self == ContenderId::RawMap)
+        match self {
+            ContenderId::RocksDb => cfg!(feature = "rocksdb"),
+            // The engine's own mapping is the raw one too.
+            ContenderId::RawMap => cfg!(feature = "lsfs"),
+            id => cfg!(feature = "lsfs") || !id.is_lsfs(),
+        }
     }
 }
 
@@ -222,6 +268,7 @@ pub fn open(id: ContenderId, dir: &Path, plan: &StorePlan) -> Result<Box<dyn Con
         ContenderId::LsfsLogBlock | ContenderId::LsfsLogMmap => lsfs_log::open(id, dir, plan),
         #[cfg(feature = "lsfs")]
         ContenderId::LsfsSet | ContenderId::LsfsSetCache => lsfs_set::open(id, dir, plan),
+        id if id.is_key_value() => kv::KvContender::open(id, dir),
         _ => bail!("{} cannot be opened for appending", id.name()),
     }
 }

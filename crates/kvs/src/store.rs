@@ -189,6 +189,8 @@ pub struct Stats {
     pub tail_bytes: u64,
     /// Bytes written to the log since the open, whole pages counted.
     pub written_bytes: u64,
+    /// Zeros written ahead since the open, so that what follows need not change the file system's metadata.
+    pub zero_bytes: u64,
     /// Durable writes since the open.
     pub syncs: u64,
     /// Segments whose space was given back since the open.
@@ -452,6 +454,7 @@ impl KvStore {
             index_memory_bytes: index.memory_bytes as u64,
             tail_bytes: writer.tail_bytes,
             written_bytes: log.written_bytes,
+            zero_bytes: log.zero_bytes,
             syncs: log.syncs,
             reclaimed_segments: log.reclaimed_segments,
             is_stopped: writer.failure.is_some(),
