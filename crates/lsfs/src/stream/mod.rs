@@ -497,7 +497,7 @@ fn create(
         dir,
         &options,
         recorder::NewSegment { stream_id, base_index, epoch: 1, files: Arc::default() },
-        spare,
+        &spare,
     )?;
     let end_position = options.block_bytes as u64;
     let active = Extent { segment: Arc::new(segment), next_index: base_index, end_position };

@@ -38,8 +38,11 @@ use crate::stream::space::{Space, Spare};
 /// What a caller of `append_then` is called with.
 pub(crate) type Callback = Box<dyn FnOnce(Result<u64>) + Send>;
 
-/// The sequence number of a batch; batches become durable in this order.
+/// The sequence number of a batch, from 1; batches become durable in this order.
 pub(crate) type Sequence = u64;
+
+/// Stands for the batch that a failure hit when it hit none.
+const NO_BATCH: Sequence = 0;
 
 /// The shared core of an open stream.
 pub(crate) struct Recorder {
@@ -712,7 +715,11 @@ impl Recorder {
     fn change<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let tail = self.enter_exclusive(self.tail())?;
         drop(tail);
-        let result = change();
+        self.end_change(change())
+    }
+
+    /// Ends what [`Recorder::enter_exclusive`] began; an error poisons the stream.
+    fn end_change<T>(&self, result: Result<T>) -> Result<T> {
         let mut tail = self.tail();
         if let Err(error) = &result
             && !matches!(
@@ -735,52 +742,77 @@ impl Recorder {
 
     /// Goes on in a new segment, with room for a record of `stored_bytes`.
     fn roll<'a>(&'a self, tail: TailGuard<'a>, stored_bytes: usize) -> Result<TailGuard<'a>> {
-        drop(tail);
-        self.change(|| {
-            let tail = self.tail();
-            // Somebody else may have done it while we waited.
-            if !tail.must_roll(stored_bytes) {
-                return Ok(());
-            }
-            let needed = PendingRecord::space_bytes_max(stored_bytes, self.options.block_bytes);
-            if tail.next_index == tail.active.base_index {
-                drop(tail);
-                return self.extend_active(needed);
-            }
+        let tail = self.enter_exclusive(tail)?;
+        let needed = PendingRecord::space_bytes_max(stored_bytes, self.options.block_bytes);
+        if !tail.must_roll(stored_bytes) {
+            // Somebody else did it while we waited.
+            self.leave_exclusive(tail);
+        } else if tail.next_index == tail.active.base_index {
             drop(tail);
-            self.seal_active(needed)
-        })?;
+            self.end_change(self.extend_active(needed))?;
+        } else {
+            self.seal_active(tail, needed)?;
+        }
         Ok(self.tail())
     }
 
-    /// Seals the active segment and goes on in a new one with room for `needed` bytes; the caller is exclusive.
-    fn seal_active(&self, needed: u64) -> Result<()> {
-        let tail = self.tail();
-        let base_index = tail.next_index;
+    /// Seals the active segment and goes on in a new one with room for `needed` bytes.
+    ///
+    /// The caller is exclusive, and not any more afterwards: once the new segment is known in memory others append to
+    /// its first batch, which is not written before the segment has its durable name and its place in the manifest.
+    fn seal_active(&self, tail: TailGuard<'_>, needed: u64) -> Result<()> {
         let (live, _, average) = tail.space_facts();
+        let new = NewSegment {
+            stream_id: self.stream_id,
+            base_index: tail.next_index,
+            epoch: tail.epoch,
+            files: Arc::clone(&tail.active.files),
+        };
         drop(tail);
-        let header_bytes = self.options.block_bytes as u64;
-        let (segment, capacity) = self.new_segment(base_index, needed + header_bytes, live, average)?;
+        let spare = match self.space.take(live, needed + self.options.block_bytes as u64, average) {
+            Ok(spare) => spare,
+            Err(error) => return self.end_change(Err(error)),
+        };
+        let (segment, header) = new.on(&self.env, &self.dir, &self.options, &spare);
         let mut manifest = self.manifest();
         let mut tail = self.tail();
         let sealed = tail.active_extent();
         tail.sealed_bytes += sealed.end_position;
         tail.sealed.push(sealed.clone());
-        tail.begin_segment(&self.options, Arc::clone(&segment), capacity);
+        tail.begin_segment(&self.options, Arc::new(segment), spare.len);
+        tail.flushing = true;
+        tail.exclusive = false;
+        self.announce_room(&tail);
         drop(tail);
+
+        let mut made =
+            establish(&self.env, &header, &spare, &directory::segment_path(&self.dir, header.base_index));
         if !mutant::is(Mutant::NoManifestAtRotation) {
-            manifest.save(self)?;
+            made = made.and_then(|()| manifest.save(self));
         }
-        self.publish(&self.tail());
-        tracing::debug!(
-            dir = %self.dir.display(),
-            base = sealed.segment.base_index,
-            next = sealed.next_index,
-            bytes = sealed.end_position,
-            "segment sealed"
-        );
-        self.trim(&sealed);
-        Ok(())
+        drop(manifest);
+        if made.is_ok() {
+            self.publish(&self.tail());
+            tracing::debug!(
+                dir = %self.dir.display(),
+                base = sealed.segment.base_index,
+                next = sealed.next_index,
+                bytes = sealed.end_position,
+                "segment sealed"
+            );
+            self.trim(&sealed);
+        }
+        let mut tail = self.tail();
+        if let Err(error) = &made {
+            let nothing_written = tail.durable_index..tail.durable_index;
+            self.fail(&mut tail, error.clone(), NO_BATCH, nothing_written);
+        }
+        let last = tail.filling - 1;
+        let tail = self.answer(tail, last);
+        if !tail.writer.is_empty() && tail.failure.is_none() {
+            self.kick_committer(tail);
+        }
+        made
     }
 
     /// A first record that is larger than its segment: the file grows before it is written.
@@ -812,7 +844,7 @@ impl Recorder {
         let len = spare.len;
         let files = Arc::clone(&self.tail().active.files);
         let new = NewSegment { stream_id: self.stream_id, base_index, epoch, files };
-        let segment = create_segment(&self.env, &self.dir, &self.options, new, spare)?;
+        let segment = create_segment(&self.env, &self.dir, &self.options, new, &spare)?;
         Ok((Arc::new(segment), len))
     }
 
@@ -1228,39 +1260,51 @@ pub(crate) struct NewSegment {
     pub(crate) files: Arc<OpenFiles>,
 }
 
-/// Makes a spare the segment that begins at a base index: writes its header, then gives it its durable name.
-pub(crate) fn create_segment(
-    env: &Env,
-    dir: &Path,
-    options: &StreamOptions,
-    new: NewSegment,
-    spare: Spare,
-) -> Result<Segment> {
-    let NewSegment { stream_id, base_index, epoch, files } = new;
-    let header = FileHeader {
-        kind: FileKind::Segment,
-        checksum: options.checksum,
-        compression: options.compression,
-        block_bytes: options.block_bytes as u32,
-        stream_id,
-        segment_id: env.runtime.random(),
-        base_index,
-        epoch,
-        in_flight_bytes: options.in_flight_bytes as u32,
-        record_limit_bytes: options.record_limit_bytes,
-        is_sparse: false,
-    };
-    let mut block = AlignedBuf::zeroed(options.block_bytes);
+impl NewSegment {
+    /// The segment that a spare will be, and its header; nothing is written yet.
+    fn on(self, env: &Env, dir: &Path, options: &StreamOptions, spare: &Spare) -> (Segment, FileHeader) {
+        let header = FileHeader {
+            kind: FileKind::Segment,
+            checksum: options.checksum,
+            compression: options.compression,
+            block_bytes: options.block_bytes as u32,
+            stream_id: self.stream_id,
+            segment_id: env.runtime.random(),
+            base_index: self.base_index,
+            epoch: self.epoch,
+            in_flight_bytes: options.in_flight_bytes as u32,
+            record_limit_bytes: options.record_limit_bytes,
+            is_sparse: false,
+        };
+        let path = directory::segment_path(dir, self.base_index);
+        (Segment::created(env, path, Arc::clone(&spare.file), header, &self.files), header)
+    }
+}
+
+/// Writes a segment's header into a spare, then gives that its durable name.
+fn establish(env: &Env, header: &FileHeader, spare: &Spare, path: &Path) -> Result<()> {
+    let mut block = AlignedBuf::zeroed(header.block_bytes as usize);
     header.encode(&mut block);
     let len = block.len() as u64;
     spare
         .file
         .write_all_at(&block, 0, WriteSync::Durable)
         .map_err(|error| Error::write("write the header of", &spare.path, len, error))?;
-    let path = directory::segment_path(dir, base_index);
-    env.disk.rename(&spare.path, &path).map_err(|error| Error::io("rename a spare to", &path, error))?;
-    directory::sync_parent(env, &path)?;
-    Ok(Segment::created(env, path, spare.file, header, &files))
+    env.disk.rename(&spare.path, path).map_err(|error| Error::io("rename a spare to", path, error))?;
+    directory::sync_parent(env, path)
+}
+
+/// Makes a spare the segment that begins at a base index, durably.
+pub(crate) fn create_segment(
+    env: &Env,
+    dir: &Path,
+    options: &StreamOptions,
+    new: NewSegment,
+    spare: &Spare,
+) -> Result<Segment> {
+    let (segment, header) = new.on(env, dir, options, spare);
+    establish(env, &header, spare, segment.path())?;
+    Ok(segment)
 }
 
 /// A payload as it will be stored.

@@ -20,13 +20,12 @@ const BLOCK_INDEX_SPAN_MAX: u64 = u16::MAX as u64;
 impl Recorder {
     /// See `RecordStream::rotate`.
     pub(crate) fn rotate(&self) -> Result<()> {
-        self.change(|| {
-            let bounds = self.bounds();
-            if bounds.next_index == self.tail().active.base_index {
-                return Ok(());
-            }
-            self.seal_active(PendingRecord::space_bytes_max(0, self.options.block_bytes))
-        })
+        let tail = self.enter_exclusive(self.tail())?;
+        if tail.next_index == tail.active.base_index {
+            self.leave_exclusive(tail);
+            return Ok(());
+        }
+        self.seal_active(tail, PendingRecord::space_bytes_max(0, self.options.block_bytes))
     }
 
     /// See `RecordStream::replace_sealed`. The new file is whole and durable before the manifest names it: that is the

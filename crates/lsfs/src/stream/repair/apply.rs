@@ -145,7 +145,7 @@ fn begin_segment(env: &Env, dir: &Path, header: &FileHeader) -> Result<u64> {
     let spare = Space::new(env, dir, &options).first()?;
     let FileHeader { stream_id, base_index, epoch, .. } = *header;
     let new = NewSegment { stream_id, base_index, epoch, files: Default::default() };
-    Ok(create_segment(env, dir, &options, new, spare)?.segment_id)
+    Ok(create_segment(env, dir, &options, new, &spare)?.segment_id)
 }
 
 fn set_manifest(
