@@ -22,6 +22,14 @@ pub enum Error {
         /// How many bytes of the value are UTF-8.
         valid_up_to: usize,
     },
+    /// A key read through the string API is not UTF-8; [`Range`](crate::Range) itself gives it as bytes.
+    #[error("the key {} is not UTF-8: the byte at {valid_up_to} is wrong; read it as bytes", key.escape_ascii())]
+    KeyNotUtf8 {
+        /// The key.
+        key: Vec<u8>,
+        /// How many bytes of it are UTF-8.
+        valid_up_to: usize,
+    },
     /// A key or value is larger than the format allows; nothing was changed.
     #[error("a {what} of {size_bytes} bytes is over the limit of {limit_bytes} bytes")]
     TooLarge {
@@ -64,6 +72,22 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A sorted run does not verify. It is never met outside: the store makes the run anew from the log.
+    #[error("the sorted run {} is damaged at byte {position}: {reason}; nothing is lost: it is made anew from the log", path.display())]
+    RunDamaged {
+        /// The run.
+        path: PathBuf,
+        /// Position of the block in it.
+        position: u64,
+        /// What does not agree.
+        reason: String,
+    },
+    /// A view of a [`KvReader`](crate::KvReader) needs a part of the log that the writer has given back since.
+    #[error("the writer has given back segment {segment}, which this view needs: take a new view")]
+    Outdated {
+        /// Number of the segment.
+        segment: u32,
+    },
     /// An earlier failure left the index in memory behind the log; nothing is written until the store is opened again.
     #[error("the store was stopped by an earlier failure and must be opened again: {cause}")]
     Stopped {
@@ -96,7 +120,7 @@ impl Error {
             // An address of ours at which there is no entry is damage too.
             Error::Engine(lsfs::Error::NoEntry { .. }) => true,
             Error::Engine(error) => error.is_corruption(),
-            Error::IndexDamaged { .. } | Error::BadRecord { .. } => true,
+            Error::IndexDamaged { .. } | Error::RunDamaged { .. } | Error::BadRecord { .. } => true,
             Error::Stopped { cause } => cause.is_corruption(),
             _ => false,
         }

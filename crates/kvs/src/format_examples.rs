@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::index::IndexRoot;
 use crate::index::examples::{directory_image, header_image, page_image};
+use crate::order;
 use crate::record::{Command, Record, encode_moved, encode_remove, encode_set};
 use crate::root::{Root, RootSegment};
 
@@ -41,6 +42,8 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
         ("index_page", page_image()),
         ("index_directory", directory_image()),
         ("root", root().encode()),
+        ("run_header", order::examples::header_image()),
+        ("run_block", order::examples::block_image()),
     ])
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The principal type is [`KvStore`]: a map from byte strings to byte strings in a directory. Commands go into a log (a
 //! segment set of the engine), and values are read from there; an index of about 12 bytes a key says where. [`Options`]
-//! has the settings, [`KvReader`] reads beside the writer, in any process, [`Batch`] is several commands as one, [`KvsEngine`] is the small trait for those who want to
-//! exchange the engine.
+//! has the settings, [`KvReader`] reads beside the writer, in any process, [`Batch`] is several commands as one,
+//! [`Range`] goes through keys in order, [`Snapshot`] is the store at one moment, [`KvsEngine`] is the small trait for
+//! those who want to exchange the engine.
 //!
 //! What each call promises about power failures is in `docs/durability.md`, the bytes on disk in `docs/format.md`, the
 //! reasons in `docs/design/0013-kvs.md`.
@@ -37,11 +38,14 @@ mod lookup;
 mod maintenance;
 mod open;
 mod options;
+mod order;
+mod range;
 mod reader;
 mod record;
 mod reserve;
 mod root;
 mod segments;
+mod snapshot;
 mod store;
 mod transfer;
 
@@ -51,7 +55,9 @@ pub use error::{Error, Result};
 pub use lsfs::Durability;
 pub use lsfs::codec::Compression;
 pub use options::Options;
+pub use range::{Keys, Range, Strings, end_of_prefix};
 pub use reader::KvReader;
 pub use record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+pub use snapshot::Snapshot;
 pub use store::{KvStore, OpenReport, Stats, Swap, VerifyReport};
-pub use transfer::{JsonLines, KeyChange};
+pub use transfer::{JsonLines, KeyChange, write_json_line};

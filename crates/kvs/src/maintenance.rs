@@ -127,6 +127,7 @@ impl Inner {
         if !maintenance.retired.is_empty() || self.checkpoint_is_due() {
             self.write_checkpoint(maintenance)?;
         }
+        self.tend_order(maintenance)?;
         Ok(Step::Idle)
     }
 
@@ -248,25 +249,28 @@ impl Inner {
         }
     }
 
-    fn reclaimable(&self) -> MutexGuard<'_, Vec<u32>> {
+    pub(crate) fn reclaimable(&self) -> MutexGuard<'_, Vec<u32>> {
         self.reclaimable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back the segments that a durable checkpoint calls retired.
+    /// Gives back the segments that a durable checkpoint calls retired, and that no view needs.
     pub(crate) fn reclaim_retired(&self) -> Result<()> {
         let _inside = Inside::enter();
+        self.remove_obsolete_runs();
         let mut reclaimable = self.reclaimable();
-        if reclaimable.is_empty() {
-            return Ok(());
+        let pinned_to = self.order.pinned_to();
+        let (kept, free): (Vec<u32>, Vec<u32>) = reclaimable.iter().partition(|&&number| number <= pinned_to);
+        if !free.is_empty() {
+            self.log.reclaim(&free)?;
+            let mut writer = self.writer();
+            let mut table = self.table.write();
+            for number in free {
+                table.slots.forget(number);
+                writer.remove_bytes.remove(&number);
+            }
         }
-        self.log.reclaim(&reclaimable)?;
-        let mut writer = self.writer();
-        let mut table = self.table.write();
-        for number in reclaimable.drain(..) {
-            table.slots.forget(number);
-            writer.remove_bytes.remove(&number);
-        }
-        self.has_reclaimable.store(false, Ordering::Relaxed);
+        self.has_reclaimable.store(!kept.is_empty(), Ordering::Relaxed);
+        *reclaimable = kept;
         Ok(())
     }
 
@@ -413,7 +417,16 @@ impl Inner {
                 }
             }
         }
-        self.checkpoint()
+        self.checkpoint()?;
+        let sorted = self.sort_log(&mut self.maintenance(), true);
+        self.remove_obsolete_runs();
+        match sorted {
+            Err(error) if is_full(&error) => {
+                tracing::warn!(dir = %self.dir.display(), %error, "no sorted run was written");
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// After a full disk, inside a call of the owner: gives back what needs no space to be given back. `true` if
@@ -546,6 +559,9 @@ impl Inner {
         };
         if is_worth_it || !maintenance.retired.is_empty() {
             self.write_checkpoint(maintenance)?;
+        }
+        if let Err(error) = self.sort_at_close(maintenance) {
+            tracing::warn!(dir = %self.dir.display(), %error, "no sorted run was written");
         }
         self.reclaim_retired()
     }

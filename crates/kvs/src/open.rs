@@ -11,6 +11,7 @@ use crate::index::{Index, is_index_file};
 use crate::lookup::{Damaged, SharedTable, Table, record_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
+use crate::order::is_run;
 use crate::record::BODY_BYTES_MAX;
 use crate::root::{NO_SLOT, Root, RootSegment};
 use crate::segments::SegmentSlots;
@@ -152,7 +153,7 @@ fn prepare_directory(env: &Env, dir: &Path, create: bool) -> Result<()> {
     }
     env.disk.create_dir_all(dir).map_err(|error| Error::io("create directory", dir, 4096, error))?;
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, 0, error))?;
-    match entries.iter().find(|entry| !is_index_file(&entry.name)) {
+    match entries.iter().find(|entry| !is_index_file(&entry.name) && !is_run(&entry.name)) {
         Some(entry) => {
             Err(not_a_store(&format!("it holds the file {}; use an empty or new directory", entry.name)))
         }

@@ -20,6 +20,7 @@ use crate::index::{Index, KeyHasher};
 use crate::lookup::{Damaged, ReadAt, SharedTable, Table, record_of, value_of};
 use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, slots_of};
 use crate::options::Options;
+use crate::order::{ReaderOrder, View as OrderView};
 use crate::root::Root;
 
 /// The writer may make checkpoints and reclaim segments between our looks.
@@ -58,6 +59,7 @@ struct Shared {
     index_bytes: usize,
     log: SegmentSetReader,
     view: Mutex<View>,
+    order: ReaderOrder,
 }
 
 /// The store as last looked at.
@@ -102,7 +104,8 @@ impl KvReader {
             other => other?,
         };
         let view = View::load(&env, &dir, index_bytes, &log)?;
-        Ok(KvReader { shared: Arc::new(Shared { env, dir, index_bytes, log, view: Mutex::new(view) }) })
+        let (view, order) = (Mutex::new(view), ReaderOrder::default());
+        Ok(KvReader { shared: Arc::new(Shared { env, dir, index_bytes, log, view, order }) })
     }
 
     /// The value of a key; `None` if it is not there.
@@ -138,6 +141,15 @@ impl KvReader {
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let entry = self.shared.find(key.as_ref())?;
         Ok(entry.is_some_and(|entry| !crate::record::is_remove(entry.kind)))
+    }
+}
+
+impl KvReader {
+    /// A view of what is durable now, for scans.
+    pub(crate) fn view_in_order(&self) -> Result<Arc<OrderView>> {
+        let Shared { env, dir, log, order, .. } = &*self.shared;
+        let root = read_root(env, &dir.join(CHECKPOINT_NAME))?;
+        order.view(env, dir, log, root.map(|root| root.index.file_id))
     }
 }
 

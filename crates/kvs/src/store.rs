@@ -25,10 +25,10 @@ use crate::index::KeyHasher;
 use crate::lookup::{Damaged, Hit, SharedTable, bad_record, value_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
+use crate::order::Order;
 use crate::record::{
     Command, EncodedRecord, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, encode_remove, encode_set, is_remove,
 };
-use crate::transfer::write_line;
 
 /// A key-value store in a directory, open for writing.
 ///
@@ -58,9 +58,15 @@ pub struct KvStore {
 
 /// Closes the store when the last handle goes.
 #[derive(Debug)]
-struct Owner {
+pub(crate) struct Owner {
     inner: Arc<Inner>,
     background: Option<Box<dyn Background>>,
+}
+
+impl Owner {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
 }
 
 impl Drop for Owner {
@@ -87,6 +93,8 @@ pub(crate) struct Inner {
     pub(crate) has_reclaimable: AtomicBool,
     /// Bytes written since maintenance was last thought of.
     unwatched_bytes: AtomicU64,
+    /// What scans and snapshots read.
+    pub(crate) order: Order,
     /// A background step found its own caller inside, and left.
     pub(crate) is_postponed: AtomicBool,
     pub(crate) report: OpenReport,
@@ -195,6 +203,10 @@ pub struct Stats {
     pub syncs: u64,
     /// Segments whose space was given back since the open.
     pub reclaimed_segments: u64,
+    /// Sorted runs of keys.
+    pub sorted_runs: u64,
+    /// Bytes of the log of which there is no sorted run: what the first scan has to read.
+    pub unsorted_bytes: u64,
     /// Whether a failure has stopped writing.
     pub is_stopped: bool,
 }
@@ -230,6 +242,10 @@ impl KvStore {
 
     fn inner(&self) -> &Inner {
         &self.owner.inner
+    }
+
+    pub(crate) fn owner(&self) -> &Arc<Owner> {
+        &self.owner
     }
 
     /// A handle on the same store whose writes return at another moment.
@@ -385,27 +401,13 @@ impl KvStore {
         self.inner().compact_all(progress)
     }
 
-    /// Writes all keys and values as lines of JSON, which [`JsonLines`](crate::JsonLines) reads; answers how many.
-    ///
-    /// In no order. While others write it is not of one moment: what was there all the time is written at least once,
-    /// the last line of a key counts.
+    /// Writes all keys and values as they are now as lines of JSON, which [`JsonLines`](crate::JsonLines) reads, in the
+    /// order of the keys; answers how many.
     ///
     /// # Errors
-    /// As for [`KvStore::get_bytes`], and errors of `target`.
-    pub fn export(&self, mut target: impl Write) -> Result<u64> {
-        self.sync()?;
-        let mut count = 0;
-        let each = |entry: &Entry, record: &Record<'_>, address: Option<u64>| {
-            if let (Some(_), Command::Set(value)) = (address, record.command) {
-                let value = value.to_vec().map_err(|fault| bad_record(entry, fault))?;
-                write_line(&mut target, record.key, &value)
-                    .map_err(|error| Error::Export(Arc::new(error)))?;
-                count += 1;
-            }
-            Ok(())
-        };
-        self.inner().for_each_frame(each, Err)?;
-        Ok(count)
+    /// As for [`KvStore::snapshot`] and [`KvStore::get_bytes`], and errors of `target`.
+    pub fn export(&self, target: impl Write) -> Result<u64> {
+        self.snapshot()?.export(target)
     }
 
     /// Reads the whole log and the whole index and compares them.
@@ -440,6 +442,7 @@ impl KvStore {
     pub fn stats(&self) -> Stats {
         let inner = self.inner();
         let (log, segments) = (inner.log.stats(), inner.log.segments());
+        let (sorted_runs, unsorted_bytes) = inner.order_stats();
         let index = inner.table.read().index.stats();
         let writer = inner.writer();
         let log_bytes = segments.iter().map(|segment| segment.total_bytes).sum();
@@ -457,6 +460,8 @@ impl KvStore {
             zero_bytes: log.zero_bytes,
             syncs: log.syncs,
             reclaimed_segments: log.reclaimed_segments,
+            sorted_runs,
+            unsorted_bytes,
             is_stopped: writer.failure.is_some(),
         }
     }
@@ -534,6 +539,7 @@ impl Inner {
         report: OpenReport,
     ) -> Inner {
         let hasher = table.read().index.hasher();
+        let order = Order::new(options.ordered);
         Inner {
             dir,
             options,
@@ -545,6 +551,7 @@ impl Inner {
             reclaimable: Mutex::default(),
             has_reclaimable: AtomicBool::new(false),
             unwatched_bytes: AtomicU64::new(0),
+            order,
             is_postponed: AtomicBool::new(false),
             report,
         }

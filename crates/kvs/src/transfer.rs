@@ -81,16 +81,20 @@ fn field(object: &Map<String, Value>, plain: &str, encoded: &str) -> Result<Opti
     }
 }
 
-/// Writes a line that [`JsonLines`] reads.
-pub(crate) fn write_line(target: &mut impl Write, key: &[u8], value: &[u8]) -> io::Result<()> {
+/// Writes a line that [`JsonLines`] reads; without a value, one that has the key only.
+///
+/// # Errors
+/// Those of `target`.
+pub fn write_json_line(mut target: impl Write, key: &[u8], value: Option<&[u8]>) -> io::Result<()> {
     let mut object = Map::new();
-    for (plain, encoded, bytes) in [("key", "key_base64", key), ("value", "value_base64", value)] {
+    let value = value.map(|value| ("value", "value_base64", value));
+    for (plain, encoded, bytes) in [("key", "key_base64", key)].into_iter().chain(value) {
         match std::str::from_utf8(bytes) {
             Ok(text) => object.insert(plain.to_string(), Value::String(text.to_string())),
             Err(_) => object.insert(encoded.to_string(), Value::String(BASE64.encode(bytes))),
         };
     }
-    serde_json::to_writer(&mut *target, &Value::Object(object))?;
+    serde_json::to_writer(&mut target, &Value::Object(object))?;
     target.write_all(b"\n")
 }
 
@@ -108,7 +112,7 @@ mod tests {
         ];
         let mut text = Vec::new();
         for (key, value) in pairs {
-            write_line(&mut text, key, value).unwrap();
+            write_json_line(&mut text, key, Some(value)).unwrap();
         }
         assert_eq!(text.iter().filter(|&&byte| byte == b'\n').count(), 4);
         let mut lines = JsonLines::new(&text[..]);

@@ -32,11 +32,16 @@ pub(crate) fn report(result: anyhow::Result<Outcome>) -> ExitCode {
         Ok(Outcome::No) => NO.into(),
         Ok(Outcome::Damaged) => CORRUPTION.into(),
         Err(error) => {
-            // Nothing is left to do when standard error is closed too.
-            let _closed = writeln!(io::stderr(), "kvs: {error:#}");
+            say(&format_args!("{error:#}"));
             code(&error).into()
         }
     }
+}
+
+/// Says on standard error what is wrong.
+pub(crate) fn say(what: &dyn std::fmt::Display) {
+    // Nothing is left to do when standard error is closed too.
+    let _closed = writeln!(io::stderr(), "kvs: {what}");
 }
 
 fn code(error: &anyhow::Error) -> u8 {

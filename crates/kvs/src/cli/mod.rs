@@ -10,6 +10,7 @@ mod completions;
 mod dump;
 mod exit;
 mod get;
+mod list;
 mod load;
 mod output;
 mod place;
@@ -44,6 +45,7 @@ enum Command {
     Set(set::SetArgs),
     Get(get::GetArgs),
     Rm(rm::RmArgs),
+    List(list::ListArgs),
     Cas(cas::CasArgs),
     Batch(batch::BatchArgs),
     Load(load::LoadArgs),
@@ -63,6 +65,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Set(args) => set::run(place, &args),
         Command::Get(args) => get::run(place, &args),
         Command::Rm(args) => rm::run(place, &args),
+        Command::List(args) => list::run(place, &args),
         Command::Cas(args) => cas::run(place, &args),
         Command::Batch(args) => batch::run(place, &args),
         Command::Load(args) => load::run(place, &args),

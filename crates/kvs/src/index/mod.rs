@@ -189,6 +189,11 @@ impl Index {
         })
     }
 
+    /// The id of its file: another one when the index is made anew.
+    pub(crate) fn file_id(&self) -> u64 {
+        self.file.id
+    }
+
     /// How keys are hashed for this index.
     pub(crate) fn hasher(&self) -> KeyHasher {
         self.hasher

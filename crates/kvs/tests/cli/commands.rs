@@ -139,6 +139,85 @@ fn dump_load_and_batch() {
 }
 
 #[test]
+fn list_and_dump_are_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    kvs(dir, &["list"]).expect(0, "");
+    assert!(is_empty(dir), "reading creates nothing");
+    for (key, value) in [("b", "2"), ("app", "x"), ("a", "1"), ("apple", "3"), ("", "nothing"), ("c", "gone")]
+    {
+        kvs(dir, &["set", key, value]).expect(0, "");
+    }
+    kvs(dir, &["rm", "c"]).expect(0, "");
+    kvs(dir, &["list"]).expect(0, "\tnothing\na\t1\napp\tx\napple\t3\nb\t2\n");
+    kvs(dir, &["list", "--reverse", "--keys"]).expect(0, "b\napple\napp\na\n\n");
+    kvs(dir, &["list", "app"]).expect(0, "app\tx\napple\t3\n");
+    kvs(dir, &["list", "app", "--reverse", "-n", "1"]).expect(0, "apple\t3\n");
+    kvs(dir, &["list", "--from", "a", "--to", "apple"]).expect(0, "a\t1\napp\tx\n");
+    kvs(dir, &["list", "a", "--from", "ap", "--to", "b", "-k"]).expect(0, "app\napple\n");
+    kvs(dir, &["list", "--from", "b", "--to", "a"]).expect(0, "");
+    kvs(dir, &["list", "--limit", "0"]).expect(0, "");
+    kvs(dir, &["list", "a", "-0", "-n2"]).expect(0, "a\x001\0app\0x\0");
+    kvs(dir, &["list", "-k0", "ap"]).expect(0, "app\0apple\0");
+    kvs(dir, &["list", "b", "--json"]).expect(0, "{\"key\":\"b\",\"value\":\"2\"}\n");
+    kvs(dir, &["list", "b", "--json", "--keys"]).expect(0, "{\"key\":\"b\"}\n");
+    kvs(dir, &["list", "nowhere"]).expect(0, "");
+    kvs(dir, &["list", "--json", "-0"]).fails(2, &["--help"]);
+    kvs(dir, &["list", "a", "b"]).fails(2, &["--help"]);
+    kvs(dir, &["list", "--limit", "-1"]).fails(2, &["--help"]);
+    let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    kvs(dir, &[bytes(b"set"), bytes(b"\xff\xfe"), bytes(b"\x80")]).expect(0, "");
+    kvs(dir, &[bytes(b"list"), bytes(b"\xff")]).expect(0, b"\xff\xfe\t\x80\n");
+    let lines = kvs(dir, &["dump"]).stdout();
+    let keys: Vec<&str> = lines.lines().map(|line| line.split('"').nth(3).unwrap()).collect();
+    assert_eq!(keys, ["", "a", "app", "apple", "b", "//4="]);
+    kvs(dir, &["compact"]);
+    assert_eq!(kvs(dir, &["dump"]).stdout(), lines, "from a sorted run");
+    kvs(dir, &["list", "ap", "-r"]).expect(0, "apple\t3\napp\tx\n");
+}
+
+#[test]
+fn a_large_list_needs_no_lock_and_is_read_from_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let lines = (0..30_000).map(|n| n * 7_919 % 30_000);
+    let lines =
+        lines.map(|n| format!("{{\"key\":\"key {n:06}\",\"value\":\"{n:050}\"}}\n")).collect::<String>();
+    kvs_with_input(dir, &["load"], lines.as_bytes()).expect(0, "30000\n");
+    let stats = kvs(dir, &["stats", "--json"]).stdout();
+    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!(
+        (stats["sorted_runs"].as_u64(), stats["unsorted_bytes"].as_u64()),
+        (Some(1), Some(0)),
+        "{stats}"
+    );
+    let _writer = kvs::KvStore::open(dir).unwrap();
+    let keys = kvs(dir, &["list", "--keys"]).stdout();
+    assert!(keys.lines().eq((0..30_000).map(|n| format!("key {n:06}")).collect::<Vec<_>>()));
+    kvs(dir, &["list", "key 0123", "--reverse", "-n", "2", "-k"]).expect(0, "key 012399\nkey 012398\n");
+    assert_eq!(kvs(dir, &["dump"]).stdout().lines().count(), 30_000);
+
+    // A damaged value is named, the others are printed.
+    let log = dir.join("log");
+    let damaged = fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path()).find_map(|path| {
+        let bytes = fs::read(&path).ok()?;
+        let needle = format!("{:050}", 4_321);
+        let at = bytes.windows(50).position(|window| window == needle.as_bytes())?;
+        Some((path, bytes, at))
+    });
+    let (path, mut bytes, at) = damaged.expect("the value lies there");
+    bytes[at] ^= 1;
+    drop(_writer);
+    fs::write(&path, bytes).unwrap();
+    let listed = kvs(dir, &["list", "key 00432"]).fails(4, &["data-"]).stdout();
+    let keys: Vec<&str> = listed.lines().map(|line| line.split('\t').next().unwrap()).collect();
+    let wanted: Vec<String> = (4_320..4_330).filter(|&n| n != 4_321).map(|n| format!("key {n:06}")).collect();
+    assert_eq!(keys, wanted);
+    assert_eq!(kvs(dir, &["list", "key 00432", "-k"]).stdout().lines().count(), 10, "no value is read");
+    kvs(dir, &["dump"]).fails(4, &["data-"]);
+}
+
+#[test]
 fn compact_stats_verify_and_repair() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -6,6 +6,7 @@ mod support;
 mod crash;
 mod faults;
 mod model;
+mod order;
 
 use std::collections::BTreeMap;
 

@@ -1,13 +1,14 @@
 //! Random commands against a `BTreeMap`, with reopening, checkpoints and compaction among them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use kvs::{Compression, KvStore, Options};
+use kvs::{Compression, Error, KvReader, KvStore, Options, Snapshot};
 use lsfs::io::SimDisk;
 use proptest::prelude::*;
 
-use crate::support::{budget, sim_env};
-use crate::{Command, DIR, Model, buffered, expect, options};
+use crate::order::{check_snapshot, check_store, scan};
+use crate::support::{Choices, budget, sim_env};
+use crate::{Command, DIR, Model, buffered, difference, expect, options};
 
 const KEYS: u64 = 40;
 
@@ -21,6 +22,12 @@ enum Op {
     Reopen(bool),
     Kill,
     LoseIndex,
+    Scan,
+    TakeSnapshot,
+    DropSnapshot,
+    ReadBeside,
+    DamageRuns(u64),
+    CutRuns(u64),
 }
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
@@ -49,6 +56,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<bool>().prop_map(Op::Reopen),
         1 => Just(Op::Kill),
         1 => Just(Op::LoseIndex),
+        4 => Just(Op::Scan),
+        3 => Just(Op::TakeSnapshot),
+        2 => Just(Op::DropSnapshot),
+        1 => Just(Op::ReadBeside),
+        2 => any::<u64>().prop_map(Op::DamageRuns),
+        1 => any::<u64>().prop_map(Op::CutRuns),
     ]
 }
 
@@ -87,6 +100,8 @@ fn behaves(ops: Vec<Op>, seed: u64) {
     let mut tested = Reopened { disk, seed: seed * 1000, compression, store: None };
     tested.open();
     let mut model = Model::new();
+    let mut snapshots: Vec<Taken> = Vec::new();
+    let mut choices = Choices::new(seed);
     for op in ops {
         match op {
             Op::Do(command) => {
@@ -100,6 +115,11 @@ fn behaves(ops: Vec<Op>, seed: u64) {
             Op::Checkpoint => tested.store().checkpoint().unwrap(),
             Op::Compact => tested.store().compact(|_| true).unwrap(),
             Op::Reopen(explicitly) => {
+                // A snapshot keeps the store open, unless it is closed under it.
+                if !explicitly {
+                    snapshots.clear();
+                }
+                snapshots.iter_mut().for_each(|taken| taken.is_outlived = true);
                 tested.close(explicitly);
                 tested.open();
             }
@@ -107,10 +127,44 @@ fn behaves(ops: Vec<Op>, seed: u64) {
                 // Buffered commands may be lost by it, so they are made durable first.
                 tested.store().sync().unwrap();
                 tested.disk = tested.disk.restart();
+                snapshots.clear();
                 tested.store = None;
                 tested.open();
             }
+            Op::Scan => check_store(tested.store(), &model, &mut choices, KEYS),
+            Op::TakeSnapshot => {
+                let snapshot = tested.store().snapshot().unwrap();
+                snapshots.push(Taken { snapshot, model: model.clone(), is_outlived: false });
+            }
+            Op::DropSnapshot => {
+                if !snapshots.is_empty() {
+                    snapshots.remove(choices.below(snapshots.len() as u64) as usize);
+                }
+            }
+            Op::ReadBeside => {
+                tested.store().sync().unwrap();
+                let reader =
+                    KvReader::open_with(DIR, options(sim_env(&tested.disk, choices.next()))).unwrap();
+                let found = scan(&reader).unwrap();
+                assert!(found == model, "beside the writer: {}", difference(&found, &model));
+                check_snapshot(&reader.snapshot().unwrap(), &model, &mut choices, KEYS).unwrap();
+            }
+            Op::DamageRuns(at) => {
+                for (path, len) in runs(&tested.disk) {
+                    tested.disk.flip_bit(&path, at % (8 * len)).unwrap();
+                }
+            }
+            Op::CutRuns(at) => {
+                // A file that is mapped must not be cut.
+                snapshots.clear();
+                tested.close(true);
+                for (path, len) in runs(&tested.disk) {
+                    tested.disk.truncate_raw(&path, at % (len + 1)).unwrap();
+                }
+                tested.open();
+            }
             Op::LoseIndex => {
+                snapshots.iter_mut().for_each(|taken| taken.is_outlived = true);
                 tested.close(true);
                 for path in tested.disk.paths() {
                     if path.starts_with(Path::new(DIR).join("checkpoint")) {
@@ -122,10 +176,43 @@ fn behaves(ops: Vec<Op>, seed: u64) {
             }
         }
         expect(tested.store(), &model, KEYS, "after each step");
+        if choices.below(8) == 0 {
+            for taken in &snapshots {
+                taken.check(&mut choices);
+            }
+        }
     }
+    snapshots.iter().for_each(|taken| taken.check(&mut choices));
+    check_store(tested.store(), &model, &mut choices, KEYS);
     tested.close(true);
+    drop(snapshots);
     tested.open();
     expect(tested.store(), &model, KEYS, "at the end");
+    check_store(tested.store(), &model, &mut choices, KEYS);
+}
+
+/// A snapshot, and what the store was when it was taken.
+struct Taken {
+    snapshot: Snapshot,
+    model: Model,
+    /// The store was closed since: what it needs may be gone, but never wrong.
+    is_outlived: bool,
+}
+
+impl Taken {
+    fn check(&self, choices: &mut Choices) {
+        match check_snapshot(&self.snapshot, &self.model, choices, KEYS) {
+            Err(Error::Outdated { .. }) if self.is_outlived => {}
+            other => other.unwrap(),
+        }
+    }
+}
+
+/// The sorted runs on a disk, with their lengths.
+fn runs(disk: &SimDisk) -> Vec<(PathBuf, u64)> {
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    let paths = disk.paths().into_iter().filter(|path| name(path).starts_with("run-"));
+    paths.map(|path| (path.clone(), disk.contents(&path).unwrap().len() as u64)).collect()
 }
 
 proptest! {
