@@ -279,6 +279,55 @@ impl Records {
         }
     }
 
+    /// As [`Records::next`], for who reads on: the next record, and behind it those of its block that lie in one slice
+    /// each. Nothing means the end of the run. What does not hold is met by the call behind the last that does.
+    pub(crate) fn next_of_block(
+        &mut self,
+        run: &[u8],
+        run_first: u32,
+        last_block: u32,
+        found: &mut Vec<FoundRecord>,
+    ) -> Result<(), Fault> {
+        match self.next(run, run_first, last_block)? {
+            Step::Record(first) => found.push(first),
+            Step::EndOfRun => return Ok(()),
+        }
+        let (Some((header, seed)), Some(mut index)) = (self.current, self.next_index) else { return Ok(()) };
+        let (block, checksum, limit) = (self.block, self.reader.checksum, self.reader.record_limit_bytes);
+        let image_start = (block - run_first) as usize * self.reader.block_bytes;
+        let image = &run[image_start..image_start + self.reader.block_bytes];
+        let (used, mut offset) = (usize::from(header.used_bytes), self.offset);
+        while offset < used && SliceView::is_whole_record(image, offset) {
+            let Ok(slice) = SliceView::decode_seeded(image, &header, seed, offset, checksum) else { break };
+            let Ok((record, header_bytes)) = RecordHeader::decode(slice.body, limit) else { break };
+            let stored_bytes = slice.body.len() - header_bytes;
+            if slice.index != index || record.stored_bytes as usize != stored_bytes {
+                break;
+            }
+            let payload_start = image_start + offset + SLICE_HEADER_BYTES + header_bytes;
+            let end = slice.end();
+            found.push(FoundRecord {
+                index,
+                type_code: record.type_code,
+                compression: record.compression,
+                raw_bytes: record.raw_bytes,
+                stored_bytes: record.stored_bytes,
+                in_run: Some(payload_start..payload_start + stored_bytes),
+                start: (block, offset as u16),
+                end: (block, end as u16),
+            });
+            offset = end;
+            index = index.saturating_add(1);
+        }
+        if offset > self.offset {
+            self.offset = offset;
+            self.next_index = Some(index);
+            self.verified = Some((block, offset as u16));
+            self.ended = Some(((block, offset as u16), index));
+        }
+        Ok(())
+    }
+
     fn fault(&self, reason: impl Into<Reason>) -> Fault {
         Fault { block: self.block, offset: self.offset, reason: reason.into() }
     }

@@ -151,7 +151,7 @@ impl Check<'_> {
             };
             let right = count.add(&placed, self.extent);
             if statistics.is_some_and(|statistics| statistics.next_index == count.statistics.next_index) {
-                counted = Some(count.statistics.clone());
+                counted = Some(count.take_stock().clone());
             }
             while let Some(stray) = entries.next_if(|entry| entry.offset < right.offset) {
                 faults.add(stray, "there is no such record in the segment".to_string());

@@ -63,7 +63,7 @@ impl Desk {
             base_index: extent.segment.base_index,
             statistics_path,
             writer,
-            count: Count { statistics, last_type: 0 },
+            count: Count::from(statistics),
             epoch: 0,
             has_begun: false,
             is_written: true,
@@ -86,6 +86,7 @@ impl Desk {
         })
     }
 
+    /// Everything counted but the checksum of the entries.
     pub(super) fn statistics(&self) -> &SegmentStatistics {
         &self.count.statistics
     }
@@ -122,7 +123,7 @@ impl Desk {
     }
 
     /// Adds the next record.
-    pub(super) fn add(&mut self, placed: &PlacedRecord, extent: &Extent) -> Result<()> {
+    pub(super) fn add(&mut self, placed: &PlacedRecord<'_>, extent: &Extent) -> Result<()> {
         let entry = self.count.add(placed, extent);
         self.is_written = false;
         match &mut self.writer {
@@ -150,7 +151,7 @@ impl Desk {
         if let Some(writer) = &mut self.writer {
             writer.publish()?;
         }
-        write_statistics(&self.env, &self.statistics_path, &self.count.statistics, WriteSync::Later)?;
+        write_statistics(&self.env, &self.statistics_path, self.count.take_stock(), WriteSync::Later)?;
         self.is_written = true;
         Ok(())
     }
@@ -161,14 +162,20 @@ impl Desk {
             writer.seal()?;
         }
         self.count.statistics.is_sealed = true;
-        write_statistics(&self.env, &self.statistics_path, &self.count.statistics, WriteSync::Durable)
+        write_statistics(&self.env, &self.statistics_path, self.count.take_stock(), WriteSync::Durable)
     }
 }
+
+/// So many bytes of entries are taken into their checksum at once.
+const UNSUMMED_BYTES: usize = 1024;
 
 /// Statistics that grow with each record.
 #[derive(Debug)]
 pub(super) struct Count {
+    /// All but the checksum of the entries, which lags behind: see [`Count::take_stock`].
     pub(super) statistics: SegmentStatistics,
+    /// Entries that are not in their checksum yet.
+    unsummed: Vec<u8>,
     /// Which of the counted types the last record had: mostly the next one has it too.
     last_type: usize,
 }
@@ -184,11 +191,24 @@ impl Count {
             end_position: segment.position_of(1),
             ..SegmentStatistics::default()
         };
-        Count { statistics, last_type: 0 }
+        Count::from(statistics)
+    }
+
+    /// Goes on from here.
+    fn from(statistics: SegmentStatistics) -> Count {
+        Count { statistics, unsummed: Vec::with_capacity(UNSUMMED_BYTES), last_type: 0 }
+    }
+
+    /// Everything counted, the checksum of the entries too.
+    pub(super) fn take_stock(&mut self) -> &SegmentStatistics {
+        let sum = &mut self.statistics.index_checksum;
+        *sum = Checksum::Crc32c.of(*sum, &self.unsummed);
+        self.unsummed.clear();
+        &self.statistics
     }
 
     /// Counts the next record; answers its entry in the index.
-    pub(super) fn add(&mut self, placed: &PlacedRecord, extent: &Extent) -> IndexEntry {
+    pub(super) fn add(&mut self, placed: &PlacedRecord<'_>, extent: &Extent) -> IndexEntry {
         let (found, block_bytes) = (&placed.found, extent.segment.block_bytes as u64);
         let position_of = |(block, offset): (u32, u16)| u64::from(block) * block_bytes + u64::from(offset);
         let entry = IndexEntry { offset: found.index, position: position_of(found.start) };
@@ -196,7 +216,6 @@ impl Count {
         if statistics.records == 0 {
             statistics.first_index = found.index;
         }
-        statistics.index_checksum = Checksum::Crc32c.of(statistics.index_checksum, &entry.encode());
         statistics.next_index = found.index + 1;
         statistics.end_position = position_of(found.end);
         statistics.last_position = entry.position;
@@ -205,6 +224,10 @@ impl Count {
         statistics.payload_bytes += u64::from(found.raw_bytes);
         statistics.stored_bytes += u64::from(found.stored_bytes);
         self.count_type(found.type_code);
+        self.unsummed.extend_from_slice(&entry.encode());
+        if self.unsummed.len() >= UNSUMMED_BYTES {
+            self.take_stock();
+        }
         entry
     }
 

@@ -2,10 +2,16 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
+use crate::io::processor;
+
 /// CRC-32C (Castagnoli, RFC 3720 appendix B.4) of `bytes` continued from `seed`, the CRC of what stands before them; 0
 /// if nothing does.
+#[inline]
 pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     // The register holds the complement of the CRC.
+    if let Some(register) = processor::crc32c_register(!seed, bytes) {
+        return !register;
+    }
     let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(!seed));
     digest.update(bytes);
     digest.finalize() as u32
@@ -78,7 +84,7 @@ mod tests {
             })
         };
         let bytes: Vec<u8> = (0..9000u32).map(|at| ((at * at) >> 3) as u8).collect();
-        for len in (0..300).chain([1023, 4015, 9000]) {
+        for len in (0..800).chain([1023, 4015, 9000]) {
             for cut in [0, 1, len / 3, len] {
                 let cut = cut.min(len);
                 assert_eq!(

@@ -163,6 +163,14 @@ impl<'a> SliceView<'a> {
         (fields.0[0] == HEADER_MAGIC).then(|| start + SLICE_OVERHEAD_BYTES + usize::from(fields.u16(8)))
     }
 
+    /// Whether the slice that begins at `start` is the first and the last of its record, as its header says; unverified.
+    #[inline]
+    pub fn is_whole_record(block: &[u8], start: usize) -> bool {
+        block.get(start..).and_then(|rest| rest.get(..SLICE_HEADER_BYTES)).is_some_and(|header| {
+            header[0] == HEADER_MAGIC && header[1] == FLAG_LAST && Fields(header).u32(4) == 0
+        })
+    }
+
     /// Offset and number of the slice of record `index` in the used bytes of a block, as the slices' headers say;
     /// unverified.
     pub fn find(used: &[u8], header: &BlockHeader, index: u64) -> Option<(usize, u32)> {
@@ -226,6 +234,8 @@ mod tests {
             assert_eq!(SliceView::start_of_previous(&block, slice.end()), Some(50));
             assert_eq!(SliceView::end_of(&block, 50), Some(slice.end()));
             assert_eq!(SliceView::end_of(&block, 51), None);
+            assert!(!SliceView::is_whole_record(&block, 50), "it is number 7");
+            assert!(!SliceView::is_whole_record(&block, usize::MAX - 9));
             assert_eq!(SliceView::end_of(&block, usize::MAX - 9), None);
             let used = &block[..slice.end()];
             assert_eq!(SliceView::find(used, &header, 102), Some((50, 7)));

@@ -13,6 +13,7 @@ mod aligned;
 mod lock;
 mod map;
 mod os;
+pub(crate) mod processor;
 mod runtime;
 #[cfg(feature = "testing")]
 mod sim;

@@ -237,15 +237,18 @@ pub struct Cursor {
     asked: VecDeque<Range<u32>>,
     /// A buffer whose run was decoded.
     spare: Option<AlignedBuf>,
+    /// Records of the run that were verified together; those before `answered` were given out.
+    ready: Vec<FoundRecord>,
+    answered: u32,
 }
 
 /// Where a cursor found a record.
 #[derive(Debug)]
-pub(crate) struct PlacedRecord {
+pub(crate) struct PlacedRecord<'a> {
     pub(crate) segment_id: u64,
     /// Epoch of its blocks.
     pub(crate) epoch: u32,
-    pub(crate) found: FoundRecord,
+    pub(crate) found: &'a FoundRecord,
 }
 
 #[derive(Debug)]
@@ -271,6 +274,8 @@ impl Cursor {
             collect: true,
             asked: VecDeque::new(),
             spare: None,
+            ready: Vec::new(),
+            answered: 0,
         }
     }
 
@@ -290,11 +295,41 @@ impl Cursor {
     /// [`Error::OutOfRange`] if the record was purged meanwhile, [`Error::Corrupt`] if it does not verify,
     /// [`Error::Gone`] if its segment went away under a reader.
     pub fn next_record(&mut self) -> Result<Option<RecordRef<'_>>> {
-        if self.next >= self.end || !self.has_next()? {
+        if !self.is_next_ready() && !self.prepare_next()? {
             return Ok(None);
         }
+        let found = &self.ready[self.answered as usize];
+        if found.index >= self.end {
+            self.next = found.index;
+            return Ok(None);
+        }
+        self.answered += 1;
+        self.next = found.index.saturating_add(1);
+        let place = self.place.as_ref().expect("a found record has a place");
+        let stored = match &found.in_run {
+            Some(range) => &self.run[range.clone()],
+            None => place.records.assembled(),
+        };
+        let payload = match found.compression {
+            Compression::None => Cow::Borrowed(stored),
+            _ => payload_of(found, stored, &place.extent.segment)?,
+        };
+        Ok(Some(RecordRef { index: found.index, type_code: found.type_code, payload }))
+    }
+
+    /// Whether the next record was verified with an earlier one, and may be answered without another look at the bounds.
+    #[inline]
+    fn is_next_ready(&self) -> bool {
+        (self.answered as usize) < self.ready.len() && self.next < self.known_end && self.next < self.end
+    }
+
+    /// Has the next record ready for [`Cursor::next_record`]; `false` at the end.
+    fn prepare_next(&mut self) -> Result<bool> {
+        if self.next >= self.end || !self.has_next()? {
+            return Ok(false);
+        }
         let mut attempts = 1;
-        let found = loop {
+        loop {
             match self.find_next() {
                 // Rewritten since the last look: the records are in another segment now.
                 Err(Error::Gone { .. }) if attempts < READ_ATTEMPTS => {
@@ -302,39 +337,24 @@ impl Cursor {
                     self.known_end = 0;
                     self.leave_place();
                     if !self.has_next()? {
-                        return Ok(None);
+                        return Ok(false);
                     }
                 }
-                other => break other.map_err(|error| name_lost(&*self.source, self.next, error))?,
+                other => return other.map_err(|error| name_lost(&*self.source, self.next, error)),
             }
-        };
-        let Some(found) = found else { return Ok(None) };
-        if found.index >= self.end {
-            self.next = found.index;
-            return Ok(None);
         }
-        self.next = found.index.saturating_add(1);
-        let place = self.place.as_ref().expect("a found record has a place");
-        let stored = match found.in_run.clone() {
-            Some(range) => &self.run[range],
-            None => place.records.assembled(),
-        };
-        Ok(Some(RecordRef {
-            index: found.index,
-            type_code: found.type_code,
-            payload: payload_of(&found, stored, &place.extent.segment)?,
-        }))
     }
 
     /// Where the next record lies, or `None` at the end for now.
     ///
     /// # Errors
     /// As for [`Cursor::next_record`].
-    pub(crate) fn next_place(&mut self) -> Result<Option<PlacedRecord>> {
-        if self.next >= self.end || !self.has_next()? {
+    pub(crate) fn next_place(&mut self) -> Result<Option<PlacedRecord<'_>>> {
+        if !self.is_next_ready() && (self.next >= self.end || !self.has_next()? || !self.find_next()?) {
             return Ok(None);
         }
-        let Some(found) = self.find_next()? else { return Ok(None) };
+        let found = &self.ready[self.answered as usize];
+        self.answered += 1;
         self.next = found.index.saturating_add(1);
         let place = self.place.as_ref().expect("a found record has a place");
         let (segment_id, epoch) = (place.extent.segment.segment_id, place.records.epoch());
@@ -362,45 +382,60 @@ impl Cursor {
     fn leave_place(&mut self) {
         self.place = None;
         self.run_blocks = 0..0;
+        self.drop_ready();
         self.stop_ahead();
     }
 
-    /// The record with the next index, or of a sparse segment the first one behind it; `None` at the end.
-    fn find_next(&mut self) -> Result<Option<FoundRecord>> {
+    fn drop_ready(&mut self) {
+        self.ready.clear();
+        self.answered = 0;
+    }
+
+    /// Finds the record with the next index, or of a sparse segment the first one behind it: it is the first that is
+    /// ready. `false` at the end.
+    fn find_next(&mut self) -> Result<bool> {
         let mut fetched_at = None;
         let mut attempts = 1;
         loop {
+            if let Some(found) = self.ready.get(self.answered as usize) {
+                if found.index < self.next {
+                    self.answered += 1;
+                    continue;
+                }
+                let place = self.place.as_ref().expect("what is ready has a place");
+                if found.index == self.next || place.extent.segment.open()?.reader.is_sparse {
+                    return Ok(true);
+                }
+                let position = place.extent.segment.position_of(found.start.0) + u64::from(found.start.1);
+                let reason = format!("found record {}, expected {}", found.index, self.next);
+                let records = Some(self.next..found.index);
+                let path = place.extent.segment.path().to_path_buf();
+                self.place = None;
+                self.drop_ready();
+                return Err(Error::corrupt(&path, position, records, reason));
+            }
             if self.place.is_none() {
                 self.seek()?;
                 fetched_at = None;
             }
+            self.drop_ready();
             let place = self.place.as_mut().expect("seek sets the place");
             let run_bytes = self.run_blocks.len() * place.extent.segment.block_bytes;
             let step = if self.run_blocks.contains(&place.records.block()) {
-                place.records.next(&self.run[..run_bytes], self.run_blocks.start, place.extent.last_block())
+                let run = &self.run[..run_bytes];
+                let last_block = place.extent.last_block();
+                place.records.next_of_block(run, self.run_blocks.start, last_block, &mut self.ready)
             } else {
-                Ok(Step::EndOfRun)
+                Ok(())
             };
             match step {
-                Ok(Step::Record(found)) if found.index < self.next => {}
-                Ok(Step::Record(found)) if found.index == self.next => return Ok(Some(found)),
-                Ok(Step::Record(found)) if place.extent.segment.open()?.reader.is_sparse => {
-                    return Ok(Some(found));
-                }
-                Ok(Step::Record(found)) => {
-                    let position = place.extent.segment.position_of(found.start.0) + u64::from(found.start.1);
-                    let reason = format!("found record {}, expected {}", found.index, self.next);
-                    let records = Some(self.next..found.index);
-                    let path = place.extent.segment.path().to_path_buf();
-                    self.place = None;
-                    return Err(Error::corrupt(&path, position, records, reason));
-                }
-                Ok(Step::EndOfRun) => {
+                Ok(()) if !self.ready.is_empty() => {}
+                Ok(()) => {
                     let block = place.records.block();
                     if fetched_at == Some(block) {
                         self.leave_segment()?;
                         if self.next >= self.end || !self.has_next()? {
-                            return Ok(None);
+                            return Ok(false);
                         }
                         continue;
                     }
