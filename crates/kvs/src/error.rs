@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::feed::Position;
+
 /// The result of a call of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -87,6 +89,30 @@ pub enum Error {
     Outdated {
         /// Number of the segment.
         segment: u32,
+    },
+    /// What comes behind a position of the change feed is not in the log any more: compaction has given it back.
+    #[error(
+        "changes behind position {position} were given back by compaction: begin again from a backup or a dump"
+    )]
+    PositionGone {
+        /// The position asked for, or reached.
+        position: Position,
+    },
+    /// A position is not one of this store.
+    #[error("{position} is not a position of this store: {reason}")]
+    WrongPosition {
+        /// The position asked for.
+        position: Position,
+        /// What does not agree.
+        reason: String,
+    },
+    /// A text is not a position.
+    #[error(
+        "{text:?} is not a position; expected one as the change feed gives them, such as 0123456789abcdef-1-4096"
+    )]
+    NotAPosition {
+        /// The text.
+        text: String,
     },
     /// An earlier failure left the index in memory behind the log; nothing is written until the store is opened again.
     #[error("the store was stopped by an earlier failure and must be opened again: {cause}")]

@@ -31,6 +31,7 @@
 mod batch;
 mod engine;
 mod error;
+mod feed;
 #[cfg(test)]
 mod format_examples;
 mod index;
@@ -52,6 +53,7 @@ mod transfer;
 pub use batch::Batch;
 pub use engine::KvsEngine;
 pub use error::{Error, Result};
+pub use feed::{Change, Feed, FeedStart, Position};
 pub use lsfs::Durability;
 pub use lsfs::codec::Compression;
 pub use options::Options;

@@ -16,6 +16,7 @@ use lsfs::{Entries, Entry, Env, FinalData, SegmentSetReader};
 use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
+use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::index::{Index, KeyHasher};
 use crate::lookup::{Damaged, ReadAt, SharedTable, Table, record_of, value_of};
 use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, slots_of};
@@ -141,6 +142,25 @@ impl KvReader {
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let entry = self.shared.find(key.as_ref())?;
         Ok(entry.is_some_and(|entry| !crate::record::is_remove(entry.kind)))
+    }
+
+    /// The place in the log behind everything that is durable now.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn position(&self) -> Result<Position> {
+        FeedLog::Reader(self.shared.log.clone()).position()
+    }
+
+    /// The changes from a place on, in the order in which they were made. They are followed while a writer makes them,
+    /// in whatever process.
+    ///
+    /// # Errors
+    /// [`Error::PositionGone`] if compaction has given them back, [`Error::WrongPosition`] for a position of another
+    /// store.
+    pub fn changes(&self, from: FeedStart) -> Result<Feed> {
+        let (log, runtime) = (self.shared.log.clone(), Arc::clone(&self.shared.env.runtime));
+        Feed::new(FeedLog::Reader(log), runtime, from)
     }
 }
 

@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::index::KeyHasher;
 use crate::lookup::{Damaged, Hit, SharedTable, bad_record, value_of};
 use crate::maintenance::Maintenance;
@@ -408,6 +409,24 @@ impl KvStore {
     /// As for [`KvStore::snapshot`] and [`KvStore::get_bytes`], and errors of `target`.
     pub fn export(&self, target: impl Write) -> Result<u64> {
         self.snapshot()?.export(target)
+    }
+
+    /// The place in the log behind everything that is durable now.
+    ///
+    /// # Errors
+    /// An I/O error.
+    pub fn position(&self) -> Result<Position> {
+        FeedLog::Writer(self.inner().log.clone()).position()
+    }
+
+    /// The changes from a place on, in the order in which they were made.
+    ///
+    /// # Errors
+    /// [`Error::PositionGone`] if compaction has given them back, [`Error::WrongPosition`] for a position of another
+    /// store.
+    pub fn changes(&self, from: FeedStart) -> Result<Feed> {
+        let (log, runtime) = (self.inner().log.clone(), Arc::clone(&self.inner().options.env.runtime));
+        Feed::new(FeedLog::Writer(log), runtime, from)
     }
 
     /// Reads the whole log and the whole index and compares them.

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
 
+use crate::feed::Change;
 use crate::record::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// A line is at most this long: both limits in base64 or with every byte escaped, and the names.
@@ -56,9 +57,9 @@ impl<R: BufRead> JsonLines<R> {
 
 fn parse(line: &[u8]) -> Result<KeyChange, String> {
     let object: Map<String, Value> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-    if let Some(unknown) =
-        object.keys().find(|name| !["key", "key_base64", "value", "value_base64"].contains(&name.as_str()))
-    {
+    // The position of a change is there for who reads it; it changes nothing.
+    let known = ["key", "key_base64", "value", "value_base64", "position"];
+    if let Some(unknown) = object.keys().find(|name| !known.contains(&name.as_str())) {
         return Err(format!(
             "{unknown:?} is not known; expected key or key_base64, and value or value_base64"
         ));
@@ -85,15 +86,41 @@ fn field(object: &Map<String, Value>, plain: &str, encoded: &str) -> Result<Opti
 ///
 /// # Errors
 /// Those of `target`.
-pub fn write_json_line(mut target: impl Write, key: &[u8], value: Option<&[u8]>) -> io::Result<()> {
+pub fn write_json_line(target: impl Write, key: &[u8], value: Option<&[u8]>) -> io::Result<()> {
     let mut object = Map::new();
-    let value = value.map(|value| ("value", "value_base64", value));
-    for (plain, encoded, bytes) in [("key", "key_base64", key)].into_iter().chain(value) {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => object.insert(plain.to_string(), Value::String(text.to_string())),
-            Err(_) => object.insert(encoded.to_string(), Value::String(BASE64.encode(bytes))),
-        };
+    insert_bytes(&mut object, "key", "key_base64", key);
+    if let Some(value) = value {
+        insert_bytes(&mut object, "value", "value_base64", value);
     }
+    write_object(target, object)
+}
+
+impl Change {
+    /// Writes the change as a line that [`JsonLines`] reads, with its position; `null` is the value of a remove.
+    ///
+    /// # Errors
+    /// Those of `target`.
+    pub fn write_line(&self, target: impl Write) -> io::Result<()> {
+        let mut object = Map::new();
+        insert_bytes(&mut object, "key", "key_base64", &self.key);
+        match &self.value {
+            Some(value) => insert_bytes(&mut object, "value", "value_base64", value),
+            None => drop(object.insert("value".to_string(), Value::Null)),
+        }
+        object.insert("position".to_string(), Value::String(self.position.to_string()));
+        write_object(target, object)
+    }
+}
+
+/// Bytes that are UTF-8 go under the plain name, others under the one for base64.
+fn insert_bytes(object: &mut Map<String, Value>, plain: &str, encoded: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(plain.to_string(), Value::String(text.to_string())),
+        Err(_) => object.insert(encoded.to_string(), Value::String(BASE64.encode(bytes))),
+    };
+}
+
+fn write_object(mut target: impl Write, object: Map<String, Value>) -> io::Result<()> {
     serde_json::to_writer(&mut target, &Value::Object(object))?;
     target.write_all(b"\n")
 }

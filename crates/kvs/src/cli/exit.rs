@@ -52,7 +52,8 @@ fn code(error: &anyhow::Error) -> u8 {
         match cause.downcast_ref::<kvs::Error>() {
             Some(error) if error.is_corruption() => return CORRUPTION,
             Some(error) if error.is_locked() => return LOCKED,
-            Some(kvs::Error::TooLarge { .. }) => return USAGE,
+            Some(kvs::Error::TooLarge { .. } | kvs::Error::WrongPosition { .. }) => return USAGE,
+            Some(kvs::Error::PositionGone { .. }) => return NO,
             _ => {}
         }
     }

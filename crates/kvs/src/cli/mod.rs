@@ -19,6 +19,7 @@ mod rm;
 mod set;
 mod stats;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -29,7 +30,7 @@ use self::place::Place;
 
 /// A durable key-value store in a directory.
 ///
-/// Exit codes: 0 done, 1 no (key not found, value differs), 2 wrong usage, 3 I/O error, 4 corruption, 5 locked by another
+/// Exit codes: 0 done, 1 no (key not found, value differs, changes given back), 2 wrong usage, 3 I/O error, 4 corruption, 5 locked by another
 /// process for more than two seconds.
 #[derive(Debug, Parser)]
 #[command(name = "kvs", version, max_term_width = 100)]
@@ -54,6 +55,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Repair(repair::RepairArgs),
     Stats(stats::StatsArgs),
+    Watch(watch::WatchArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -74,6 +76,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Verify(args) => verify::run(place, &args),
         Command::Repair(args) => repair::run(place, &args),
         Command::Stats(args) => stats::run(place, &args),
+        Command::Watch(args) => watch::run(place, &args),
         Command::Completions(args) => completions::run(&args),
     })
 }

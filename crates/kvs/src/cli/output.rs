@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, StdoutLock, Write};
 
 use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Standard output behind a buffer; whoever writes to it flushes it.
 pub(crate) fn open() -> BufWriter<StdoutLock<'static>> {
@@ -16,6 +17,17 @@ pub(crate) const CANNOT_WRITE: &str = "could not write to standard output";
 pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut output = open();
     output.write_all(bytes).and_then(|()| output.flush()).context(CANNOT_WRITE)
+}
+
+/// Whether nobody will read any more: the pipe behind standard output is closed.
+pub(crate) fn is_closed() -> io::Result<bool> {
+    let stdout = io::stdout();
+    let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+    match poll(&mut watched, Some(&Timespec::default())) {
+        Ok(_) => Ok(watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What is printed for a key that is not there.

@@ -41,6 +41,11 @@ impl Place {
         }
     }
 
+    /// Opens the store that is there for reading, without a lock, for a command that needs one.
+    pub(crate) fn read_existing(&self) -> kvs::Result<KvReader> {
+        KvReader::open(&self.dir)
+    }
+
     /// Opens the store that is there, for a command that needs one.
     pub(crate) fn open_existing(&self) -> kvs::Result<KvStore> {
         self.open_with(|| Options { create: false, ..options() })

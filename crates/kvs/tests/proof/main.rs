@@ -5,6 +5,7 @@ mod support;
 
 mod crash;
 mod faults;
+mod feed;
 mod model;
 mod order;
 

@@ -42,6 +42,8 @@ pub trait Runtime: Send + Sync + Debug {
     fn spawn(&self, name: &str, task: Task) -> std::io::Result<Box<dyn Background>>;
     /// Lets other threads run; a simulated runtime has none.
     fn yield_now(&self) {}
+    /// Waits so long; in a simulated runtime only its clock goes on.
+    fn sleep(&self, duration: Duration);
     /// Called before the calling thread waits for background work. A simulated runtime, which has no threads,
     /// runs the outstanding steps instead and returns `true`: look again before waiting.
     fn run_instead_of_waiting(&self) -> bool {
@@ -77,6 +79,10 @@ impl Runtime for OsRuntime {
 
     fn yield_now(&self) {
         thread::yield_now();
+    }
+
+    fn sleep(&self, duration: Duration) {
+        thread::sleep(duration);
     }
 
     fn spawn(&self, name: &str, task: Task) -> std::io::Result<Box<dyn Background>> {

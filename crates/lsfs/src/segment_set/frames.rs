@@ -78,6 +78,14 @@ impl Entries {
         (self.number, self.position as u32)
     }
 
+    /// Takes hold of the segment of the next entry, which then stays readable if it is reclaimed before that is asked for.
+    ///
+    /// # Errors
+    /// As for [`Entries::next_entry`].
+    pub fn hold(&mut self) -> Result<()> {
+        self.find_segment().map(drop)
+    }
+
     /// The next entry; `None` at the durable end (in a cache: the written one). More may come: call again.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ pub use frames::Entries;
 pub use options::{Durability, FooterHook, SetKind, SetOptions};
 pub use reader::SegmentSetReader;
 
-use crate::codec::{Footer, FooterFault, ListedSegment, Pointer, SegmentList, Tally};
+use crate::codec::{Footer, FooterFault, ListedSegment, Pointer, SegmentList, StreamId, Tally};
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -280,6 +280,11 @@ impl SegmentSet {
 
     fn appender(&self) -> &Appender {
         &self.owner.appender
+    }
+
+    /// What tells this set from every other one; chosen when it was created.
+    pub fn id(&self) -> StreamId {
+        self.appender().set_id
     }
 
     /// Appends an entry; `durability` says when the call returns. Answers its place.

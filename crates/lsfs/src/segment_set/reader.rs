@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::codec::{Pointer, Tally};
+use crate::codec::{Pointer, StreamId, Tally};
 use crate::directory;
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -39,6 +39,7 @@ struct Shared {
 /// The set as last looked at.
 #[derive(Debug)]
 struct View {
+    set_id: StreamId,
     list_version: u64,
     epoch: u32,
     segments: BTreeMap<u32, Arc<Segment>>,
@@ -68,6 +69,11 @@ impl SegmentSetReader {
         let dir = dir.as_ref().to_path_buf();
         let view = Mutex::new(View::load(&env, &dir)?);
         Ok(SegmentSetReader { shared: Arc::new(Shared { env, dir, view }) })
+    }
+
+    /// What tells this set from every other one; chosen when it was created.
+    pub fn id(&self) -> StreamId {
+        self.shared.lock().set_id
     }
 
     /// The entry at a place.
@@ -285,6 +291,7 @@ impl View {
         });
         let Layout { sealed, active, end } = Layout::find(&place, &list, end)?;
         Ok(View {
+            set_id: list.set_id,
             list_version: state.version,
             epoch: list.epoch,
             active: list.active().number,

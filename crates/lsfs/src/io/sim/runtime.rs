@@ -200,6 +200,10 @@ impl Runtime for SimRuntime {
         Duration::from_micros(shared.clock_us)
     }
 
+    fn sleep(&self, duration: Duration) {
+        self.shared().clock_us += duration.as_micros() as u64;
+    }
+
     fn wall_clock_ms(&self) -> u64 {
         START_MS + self.now().as_millis() as u64
     }
