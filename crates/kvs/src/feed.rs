@@ -294,7 +294,7 @@ fn change_of(entry: &Entry) -> Result<Option<KeyChange>> {
     let record = record_of(entry)?;
     let value = match record.command {
         Command::Remove { .. } => None,
-        Command::Set(value) => Some(value.to_vec().map_err(|fault| bad_record(entry, fault))?),
+        Command::Set(value) => Some(value.to_vec().map_err(|fault| bad_record(entry.pointer, fault))?),
     };
     Ok(Some((record.key.to_vec(), value)))
 }

@@ -2,12 +2,13 @@
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use lsfs::{Entry, SegmentSet};
+use lsfs::codec::{Compression, Pointer};
+use lsfs::{Entry, EntryHead, SegmentSet};
 use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 use crate::index::{Candidates, Index};
-use crate::record::{Command, Record, is_remove};
+use crate::record::{Command, Record, begins_with_key, is_remove, key_start_bytes};
 use crate::segments::{Location, SegmentSlots};
 
 /// A look-up that meets a reclaimed segment starts again; after so many times the segment is missing for good.
@@ -37,10 +38,10 @@ pub(crate) struct Table {
 pub(crate) struct SharedTable(RwLock<Table>);
 
 /// The frame to which the index points for a key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit {
     pub(crate) address: u64,
-    pub(crate) entry: Entry,
+    pub(crate) head: EntryHead,
 }
 
 /// What a look-up makes of frames that do not verify, and might be the one.
@@ -54,18 +55,18 @@ pub(crate) enum Damaged {
 
 impl Hit {
     pub(crate) fn is_remove(&self) -> bool {
-        is_remove(self.entry.kind)
+        is_remove(self.head.kind)
     }
 }
 
 /// Takes the frame apart.
 pub(crate) fn record_of(entry: &Entry) -> Result<Record<'_>> {
-    Record::decode(entry.kind, &entry.body).map_err(|fault| bad_record(entry, fault))
+    Record::decode(entry.kind, &entry.body).map_err(|fault| bad_record(entry.pointer, fault))
 }
 
 /// The error for a frame whose bytes verify, but are no command.
-pub(crate) fn bad_record(entry: &Entry, fault: impl ToString) -> Error {
-    let (segment, position) = (entry.pointer.segment, entry.pointer.position);
+pub(crate) fn bad_record(pointer: Pointer, fault: impl ToString) -> Error {
+    let Pointer { segment, position, .. } = pointer;
     Error::BadRecord { segment, position, reason: fault.to_string() }
 }
 
@@ -73,8 +74,27 @@ pub(crate) fn bad_record(entry: &Entry, fault: impl ToString) -> Error {
 pub(crate) fn value_of(entry: &Entry) -> Result<Option<Vec<u8>>> {
     match record_of(entry)?.command {
         Command::Remove { .. } => Ok(None),
-        Command::Set(value) => value.to_vec().map(Some).map_err(|fault| bad_record(entry, fault)),
+        Command::Set(value) => value.to_vec().map(Some).map_err(|fault| bad_record(entry.pointer, fault)),
     }
+}
+
+/// Makes the body of a frame the value of its key, if it is this key's: `None` if it is another's, `false` if it is a
+/// remove.
+fn keep_value(head: EntryHead, key: &[u8], body: &mut Vec<u8>) -> Result<Option<bool>> {
+    let bad = |fault| bad_record(head.pointer, fault);
+    let record = Record::decode(head.kind, body).map_err(bad)?;
+    if record.key != key {
+        return Ok(None);
+    }
+    match record.command {
+        Command::Remove { .. } => return Ok(Some(false)),
+        Command::Set(value) if value.compression == Compression::None => {
+            let before = body.len() - value.stored.len();
+            body.drain(..before);
+        }
+        Command::Set(value) => *body = value.to_vec().map_err(bad)?,
+    }
+    Ok(Some(true))
 }
 
 impl Table {
@@ -149,40 +169,37 @@ impl SharedTable {
         table.locate(&candidates)
     }
 
-    /// The frame of a key, be it a set or a remove; `None` if the index has none.
-    pub(crate) fn find(
+    /// Looks at the places where a key with this hash may be, until `look` finds it to be one of them.
+    pub(crate) fn search<T>(
         &self,
-        log: &impl ReadAt,
-        key: &[u8],
         hash: u64,
         damaged: Damaged,
-    ) -> Result<Option<Hit>> {
+        mut look: impl FnMut(Location) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let mut attempts = ATTEMPTS;
         loop {
             attempts -= 1;
-            match self.find_once(log, key, hash, damaged) {
+            match self.search_once(hash, damaged, &mut look) {
                 Err(Error::Engine(lsfs::Error::Gone { .. })) if attempts > 0 => {}
                 other => return other,
             }
         }
     }
 
-    /// As [`SharedTable::find`]; a segment that was reclaimed since is an error.
-    pub(crate) fn find_once(
+    /// As [`SharedTable::search`]; a segment that was reclaimed since is an error.
+    pub(crate) fn search_once<T>(
         &self,
-        log: &impl ReadAt,
-        key: &[u8],
         hash: u64,
         damaged: Damaged,
-    ) -> Result<Option<Hit>> {
+        mut look: impl FnMut(Location) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let (mut damage, mut gone) = (None, None);
         for location in self.places(hash)? {
-            match read_key(log, location, key) {
-                Ok(Some(entry)) => return Ok(Some(Hit { address: location.address, entry })),
+            match look(location) {
                 Ok(None) => {}
                 Err(error @ Error::Engine(lsfs::Error::Gone { .. })) => gone = Some(error),
                 Err(error) if error.is_corruption() => damage = damage.or(Some(error)),
-                Err(error) => return Err(error),
+                found_or_failed => return found_or_failed,
             }
         }
         match gone.or(damage) {
@@ -194,10 +211,38 @@ impl SharedTable {
             None => Ok(None),
         }
     }
+
+    /// The frame of a key, be it a set or a remove; `None` if the index has none. Its value is not read.
+    pub(crate) fn find(
+        &self,
+        log: &SegmentSet,
+        key: &[u8],
+        hash: u64,
+        damaged: Damaged,
+    ) -> Result<Option<Hit>> {
+        // A byte more than a frame of this key begins with would tell nothing more.
+        let mut start: SmallVec<[u8; KEY_ON_STACK_BYTES]> = SmallVec::from_elem(0, key_start_bytes(key));
+        self.search(hash, damaged, |Location { address, segment, position }| {
+            let (head, count) = log.peek_at(segment, position, &mut start)?;
+            Ok(begins_with_key(&start[..count], key).then_some(Hit { address, head }))
+        })
+    }
+
+    /// Makes `value` the value of a key; `false` if it has none.
+    pub(crate) fn get(&self, log: &SegmentSet, key: &[u8], hash: u64, value: &mut Vec<u8>) -> Result<bool> {
+        let found = self.search(hash, Damaged::Fail, |Location { segment, position, .. }| {
+            let head = log.read_at_into(segment, position, value)?;
+            keep_value(head, key, value)
+        })?;
+        Ok(found.unwrap_or(false))
+    }
 }
 
+/// Keys up to this length are compared without an allocation.
+const KEY_ON_STACK_BYTES: usize = 64;
+
 /// The frame at a place, if it is the key's.
-fn read_key(log: &impl ReadAt, location: Location, key: &[u8]) -> Result<Option<Entry>> {
+pub(crate) fn read_key(log: &impl ReadAt, location: Location, key: &[u8]) -> Result<Option<Entry>> {
     let entry = log.read_at(location.segment, location.position)?;
     Ok((record_of(&entry)?.key == key).then_some(entry))
 }

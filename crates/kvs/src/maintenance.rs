@@ -352,14 +352,13 @@ impl Inner {
             let record = record_of(entry)?;
             let hash = self.hasher.hash(record.key);
             let Some(address) = self.live_address(entry, hash)? else { continue };
-            let hit = Hit { address, entry: entry.clone() };
             if hides_nothing(&record, entry.pointer.segment, oldest_left) {
                 self.table.write().index.remove(hash, address)?;
                 writer.uncount_remove(entry.pointer);
                 self.release(entry.pointer);
                 continue;
             }
-            self.move_one(&mut writer, hash, &record, &hit)?;
+            self.move_one(&mut writer, hash, &record, entry, address)?;
         }
         Ok(())
     }
@@ -376,11 +375,18 @@ impl Inner {
         Ok(table.index.contains(hash, address)?.then_some(address))
     }
 
-    fn move_one(&self, writer: &mut Writer, hash: u64, record: &Record<'_>, hit: &Hit) -> Result<()> {
-        let moved = encode_moved(hit.entry.kind, &hit.entry.body, record, hit.entry.pointer.segment);
+    fn move_one(
+        &self,
+        writer: &mut Writer,
+        hash: u64,
+        record: &Record<'_>,
+        entry: &Entry,
+        address: u64,
+    ) -> Result<()> {
+        let moved = encode_moved(entry.kind, &entry.body, record, entry.pointer.segment);
         self.table.write().prepare(&self.log, hash)?;
         let pointer = self.log.append(moved.kind, &moved.body, Durability::Buffer)?;
-        self.point(writer, hash, Some(hit), moved.kind, pointer)
+        self.point(writer, hash, Some(&Hit { address, head: entry.head() }), moved.kind, pointer)
     }
 
     /// Compacts everything that is worth it, and gives back the space.

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::index::{Index, KeyHasher};
-use crate::lookup::{Damaged, ReadAt, SharedTable, Table, record_of, value_of};
+use crate::lookup::{Damaged, ReadAt, SharedTable, Table, read_key, record_of, value_of};
 use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, slots_of};
 use crate::options::Options;
 use crate::order::{ReaderOrder, View as OrderView};
@@ -219,8 +219,7 @@ impl Shared {
             }
         }
         let Some(table) = table else { return Ok(None) };
-        let hit = table.find_once(&self.log, key, hash, Damaged::Fail).map_err(of_this)?;
-        Ok(hit.map(|hit| hit.entry))
+        table.search_once(hash, Damaged::Fail, |location| read_key(&self.log, location, key)).map_err(of_this)
     }
 }
 

@@ -111,6 +111,18 @@ fn with_key(key: &[u8], more: usize) -> Vec<u8> {
     body
 }
 
+/// How many bytes a frame has up to the end of this key.
+pub(crate) fn key_start_bytes(key: &[u8]) -> usize {
+    KEY_LEN_BYTES + key.len()
+}
+
+/// Whether `start`, the first bytes of a frame, says that it is this key's.
+pub(crate) fn begins_with_key(start: &[u8], key: &[u8]) -> bool {
+    start
+        .split_first_chunk::<KEY_LEN_BYTES>()
+        .is_some_and(|(len, rest)| usize::from(u16::from_le_bytes(*len)) == key.len() && rest == key)
+}
+
 /// Whether a frame is a copy that compaction wrote.
 pub(crate) fn is_moved(kind: u8) -> bool {
     kind & MOVED != 0
@@ -212,6 +224,17 @@ mod tests {
         let again = encode_moved(moved.kind, &moved.body, &record, 9);
         assert_eq!(again, moved);
         assert!(is_remove(again.kind));
+    }
+
+    #[test]
+    fn the_first_bytes_tell_whose_frame_it_is() {
+        let body = encode_set(b"key", b"value", Compression::None).body;
+        let start = |bytes| &body[..bytes];
+        assert!(begins_with_key(start(key_start_bytes(b"key")), b"key"));
+        for other in [&b"kez"[..], b"ke", b"keyv", b""] {
+            assert!(!begins_with_key(start(key_start_bytes(other)), other), "{other:?}");
+        }
+        assert!(!begins_with_key(b"", b"") && begins_with_key(&encode_remove(b"").body, b""));
     }
 
     #[test]

@@ -297,10 +297,19 @@ impl KvStore {
     /// An error that [is corruption](Error::is_corruption) if the value, or a frame that may be the key's, does not
     /// verify.
     pub fn get_bytes(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        let key = key.as_ref();
-        self.inner()
-            .find(key, self.inner().hasher.hash(key), Damaged::Fail)?
-            .map_or(Ok(None), |hit| value_of(&hit.entry))
+        let mut value = Vec::new();
+        Ok(self.get_into(key, &mut value)?.then_some(value))
+    }
+
+    /// Makes `value` the value of a key; `false` if it is not there, and then `value` holds anything.
+    ///
+    /// As [`KvStore::get_bytes`], without an allocation where the buffer has room for key and value.
+    ///
+    /// # Errors
+    /// As for [`KvStore::get_bytes`].
+    pub fn get_into(&self, key: impl AsRef<[u8]>, value: &mut Vec<u8>) -> Result<bool> {
+        let (key, inner) = (key.as_ref(), self.inner());
+        inner.table.get(&inner.log, key, inner.hasher.hash(key), value)
     }
 
     /// The values of several keys, in their order; not of one moment.
@@ -367,7 +376,8 @@ impl KvStore {
         let change = self.inner().prepare(key.as_ref(), new)?;
         let mut outcome = Swap::Done;
         self.commit(std::slice::from_ref(&change), |hits| {
-            let current = hits[0].as_ref().map_or(Ok(None), |hit| value_of(&hit.entry))?;
+            let read = |hit: &Hit| value_of(&self.inner().log.read(hit.head.pointer)?);
+            let current = hits[0].as_ref().map_or(Ok(None), read)?;
             let is_expected = current.as_deref() == expected;
             if !is_expected {
                 outcome = Swap::Differs { current };
@@ -440,7 +450,7 @@ impl KvStore {
             report.commands += 1;
             report.live += u64::from(address.is_some());
             if let (Some(_), Command::Set(value)) = (address, record.command) {
-                value.to_vec().map_err(|fault| bad_record(entry, fault))?;
+                value.to_vec().map_err(|fault| bad_record(entry.pointer, fault))?;
             }
             Ok(())
         };
@@ -683,7 +693,7 @@ impl Inner {
         }
         writer.count(old, kind, pointer);
         if let Some(old) = old {
-            self.release(old.entry.pointer);
+            self.release(old.head.pointer);
         }
         Ok(())
     }
@@ -743,7 +753,7 @@ impl Writer {
         if let Some(hit) = old
             && hit.is_remove()
         {
-            self.uncount_remove(hit.entry.pointer);
+            self.uncount_remove(hit.head.pointer);
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use lsfs::Env;
 use lsfs::codec::crc32c;
-use lsfs::io::{AlignedBuf, File, OpenMode, WriteSync};
+use lsfs::io::{AlignedBuf, File, FileMap, MapAdvice, OpenMode, WriteSync};
 
 use super::page::{ExpectedPage, PAGE_BYTES, Page};
 use crate::error::{Error, Result};
@@ -19,10 +19,15 @@ const VERSION: u32 = 1;
 const RUN_PAGES: usize = 64;
 
 /// An open index file.
+///
+/// Pages are written around the page cache and read through it: writing drops what the cache has of them, and none is
+/// read while it is written, since it is in memory then.
 #[derive(Debug)]
 pub(crate) struct PageFile {
     pub(crate) id: u64,
     file: Arc<dyn File>,
+    /// The file in memory, as long as it was at some time.
+    map: RwLock<Option<Box<dyn FileMap>>>,
 }
 
 impl PageFile {
@@ -35,7 +40,7 @@ impl PageFile {
         let mut image = AlignedBuf::zeroed(PAGE_BYTES);
         encode_header(&mut image, id);
         file.write_all_at(&image, 0, WriteSync::Later).map_err(error)?;
-        Ok(PageFile { id, file })
+        Ok(PageFile { id, file, map: RwLock::default() })
     }
 
     /// Opens the file with this id.
@@ -43,7 +48,7 @@ impl PageFile {
         let path = path_of(dir, id);
         let file =
             env.disk.open(&path, mode, PAGE_BYTES).map_err(|error| Error::io("open", &path, 0, error))?;
-        let file = PageFile { id, file };
+        let file = PageFile { id, file, map: RwLock::default() };
         let image = file.read_image(0)?;
         check_header(&image, id).map_err(|reason| file.damaged(0, reason))?;
         Ok(file)
@@ -51,8 +56,33 @@ impl PageFile {
 
     /// Reads a page.
     pub(crate) fn read(&self, expected: &ExpectedPage) -> Result<Page> {
+        let mut image = [0; PAGE_BYTES];
+        if self.read_mapped(expected.place, &mut image)
+            && let Ok(page) = Page::decode(&image, expected)
+        {
+            return Ok(page);
+        }
         let image = self.read_image(expected.place)?;
         Page::decode(&image, expected).map_err(|fault| self.damaged(expected.place, fault))
+    }
+
+    /// Reads a page through the page cache; `false` if the file cannot be mapped as far as that.
+    fn read_mapped(&self, place: u32, image: &mut [u8; PAGE_BYTES]) -> bool {
+        let position = position_of(place);
+        let read = |map: &Option<Box<dyn FileMap>>, image: &mut [u8; PAGE_BYTES]| {
+            map.as_ref().is_some_and(|map| map.read(position, image).is_ok())
+        };
+        if read(&self.map.read().unwrap_or_else(PoisonError::into_inner), image) {
+            return true;
+        }
+        // It has grown since, or was not mapped yet.
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let newer = self.file.len().and_then(|len| self.file.map(len));
+        if let Ok(newer) = newer {
+            newer.advise(MapAdvice::Random);
+            *map = Some(newer);
+        }
+        read(&map, image)
     }
 
     pub(super) fn read_image(&self, place: u32) -> Result<AlignedBuf> {

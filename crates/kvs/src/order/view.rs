@@ -135,9 +135,9 @@ impl View {
                 let record = record_of(&entry)?;
                 match record.command {
                     Command::Set(value) if record.key == keys.key(n) => {
-                        value.to_vec().map_err(|fault| bad_record(&entry, fault))
+                        value.to_vec().map_err(|fault| bad_record(entry.pointer, fault))
                     }
-                    _ => Err(bad_record(&entry, "it is not the set that a sorted run has there")),
+                    _ => Err(bad_record(entry.pointer, "it is not the set that a sorted run has there")),
                 }
             });
             match value {

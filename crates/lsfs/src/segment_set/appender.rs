@@ -799,6 +799,7 @@ impl Appender {
         self.publish(&self.tail());
         tracing::debug!(path = %old.path().display(), entries = tally.entries, end = tally.end, "segment sealed");
         self.trim(&old, frame_end(tally.end.into(), footer_bytes as u32));
+        old.let_descriptor_go();
         Ok(())
     }
 
@@ -843,8 +844,10 @@ impl Appender {
         }
         let Ok(open) = sealed.open() else { return };
         let used = end.next_multiple_of(PAGE_BYTES as u64);
-        let trimmed = open.file.len().and_then(|len| {
-            if len - used.min(len) > (len / 8).max(64 << 10) { open.file.set_len(used) } else { Ok(()) }
+        let trimmed = open.file.len().and_then(|len| match len - used.min(len) > (len / 8).max(64 << 10) {
+            true if sealed.is_mapped() => open.file.release(used),
+            true => open.file.set_len(used),
+            false => Ok(()),
         });
         if let Err(error) = trimmed {
             tracing::warn!(path = %sealed.path().display(), %error, "could not trim a sealed segment");
@@ -1053,6 +1056,7 @@ impl Tail {
             true => OpenBuffer::new(end, &active.read_window(page..end)?),
             false => OpenBuffer::new(end, &[]),
         };
+        active.settle_before(end);
         let frame_epoch = u16::try_from(epoch.saturating_sub(open.header.epoch)).unwrap_or(u16::MAX);
         Ok(Tail {
             active: Arc::clone(active),
@@ -1134,6 +1138,10 @@ impl Tail {
         let (identity, segment) = (self.identity, self.active.number);
         let image = Arc::new(self.buffer.take(&identity, segment, is_witness, spare));
         self.recent.push(Arc::clone(&image));
+        // One buffer is written at a time, so what lies before the oldest in memory was written.
+        if let Some(start) = self.recent.start() {
+            self.active.settle_before(start);
+        }
         image
     }
 

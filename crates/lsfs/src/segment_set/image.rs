@@ -199,6 +199,11 @@ impl RecentImages {
         self.spare.take()
     }
 
+    /// Position of the first byte that is in memory.
+    pub(crate) fn start(&self) -> Option<u64> {
+        self.images.front().map(|image| image.start)
+    }
+
     pub(crate) fn clear(&mut self) {
         self.images.clear();
         self.memory_bytes = 0;

@@ -12,6 +12,7 @@
 //! list is written, and one that it no longer names is touched only afterwards. A number is never used for two segments.
 
 mod appender;
+mod copy;
 mod frames;
 mod image;
 mod options;
@@ -23,6 +24,7 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
+pub use copy::EntryHead;
 pub use frames::Entries;
 pub use options::{Durability, FooterHook, SetKind, SetOptions};
 pub use reader::SegmentSetReader;
@@ -137,13 +139,15 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What it is, without its body.
+    pub fn head(&self) -> EntryHead {
+        let Entry { pointer, kind, ends_batch, .. } = *self;
+        EntryHead { pointer, kind, ends_batch }
+    }
+
     fn new(segment: &Segment, position: u64, frame: Frame) -> Result<Entry> {
-        let header = frame.header;
-        if header.footer {
-            return Err(segment.no_entry(position, "the segment's footer lies there".to_string()));
-        }
-        let pointer = Pointer { segment: segment.number, position: position as u32, len: header.body_bytes };
-        Ok(Entry { pointer, kind: header.kind, ends_batch: !header.more, body: frame.body.into() })
+        let EntryHead { pointer, kind, ends_batch } = EntryHead::new(segment, position, &frame.header)?;
+        Ok(Entry { pointer, kind, ends_batch, body: frame.body.into() })
     }
 }
 
@@ -343,6 +347,27 @@ impl SegmentSet {
     pub fn read_at(&self, segment: u32, position: u32) -> Result<Entry> {
         let segment = self.appender().segment(segment)?;
         read_position(self.appender(), &segment, position)
+    }
+
+    /// As [`SegmentSet::read_at`], into a buffer of the caller, which then holds the body and nothing else.
+    ///
+    /// The bytes are copied once, and nothing is allocated where the buffer has room.
+    ///
+    /// # Errors
+    /// As for [`SegmentSet::read`]; the buffer then holds anything.
+    pub fn read_at_into(&self, segment: u32, position: u32, body: &mut Vec<u8>) -> Result<EntryHead> {
+        let segment = self.appender().segment(segment)?;
+        copy::read_into(self.appender(), &segment, position, body)
+    }
+
+    /// The entry at a place, of which only the first bytes are read: as many as `start` holds, or the body has. Answers
+    /// how many, too. **They are not verified**, only that the entry is there.
+    ///
+    /// # Errors
+    /// As for [`SegmentSet::read`].
+    pub fn peek_at(&self, segment: u32, position: u32, start: &mut [u8]) -> Result<(EntryHead, usize)> {
+        let segment = self.appender().segment(segment)?;
+        copy::peek(self.appender(), &segment, position, start)
     }
 
     /// A part of an entry's body. Only the pieces of 64 KiB that it touches are read and verified.

@@ -37,8 +37,11 @@ pub(crate) struct Segment {
     /// Empty until it is needed, and again once the segment is mapped: a set of many segments must not hold a
     /// descriptor for each.
     open: Mutex<Option<Arc<OpenSegment>>>,
-    /// The sealed segment in memory; `None` inside if it could not be mapped.
+    /// The segment in memory; `None` inside if it could not be mapped.
     mapped: OnceLock<Option<Mapped>>,
+    /// Frames before this position are in the file for good, and it is the best place to read them: nobody has them in
+    /// memory. Of an active segment that this process writes; else 0.
+    settled_end: AtomicU64,
     /// What lies in it, once it is sealed.
     sealed: OnceLock<Tally>,
     released_bytes: AtomicU64,
@@ -52,7 +55,15 @@ pub(crate) struct OpenSegment {
     pub(crate) identity: FrameIdentity,
 }
 
-/// A sealed segment in memory.
+/// The frames of a segment that can be read from its mapping.
+pub(super) struct MappedPart<'a> {
+    pub(super) map: &'a dyn FileMap,
+    pub(super) identity: &'a FrameIdentity,
+    /// Frames end here at the latest.
+    pub(super) end: u64,
+}
+
+/// A segment in memory.
 #[derive(Debug)]
 struct Mapped {
     map: Box<dyn FileMap>,
@@ -132,6 +143,7 @@ impl Segment {
             segment_id: entry.segment_id,
             open: Mutex::default(),
             mapped: OnceLock::new(),
+            settled_end: AtomicU64::new(0),
             sealed: OnceLock::new(),
             released_bytes: AtomicU64::new(entry.released_bytes.into()),
         }
@@ -240,14 +252,50 @@ impl Segment {
     /// The segment in memory, if it is sealed and can be mapped.
     fn mapped(&self) -> Option<&Mapped> {
         self.sealed.get()?;
+        self.map_once()
+    }
+
+    fn map_once(&self) -> Option<&Mapped> {
         let map = || {
             let open = self.open().ok()?;
             let map = open.file.map(open.file.len().ok()?).ok()?;
             map.advise(MapAdvice::Random);
-            *self.open_slot() = None;
+            if self.sealed.get().is_some() {
+                *self.open_slot() = None;
+            }
             Some(Mapped { map, identity: open.identity })
         };
         self.mapped.get_or_init(map).as_ref()
+    }
+
+    /// What can be read from memory, if the frame at this position is a part of it.
+    pub(super) fn mapped_part(&self, position: u64) -> Option<MappedPart<'_>> {
+        let end = match self.sealed.get() {
+            Some(tally) => tally.end.into(),
+            None => self.settled_end.load(Ordering::Acquire),
+        };
+        if position < PAGE_BYTES as u64 || position >= end {
+            return None;
+        }
+        let Mapped { map, identity } = self.map_once()?;
+        Some(MappedPart { map: &**map, identity, end: end.min(map.len()) })
+    }
+
+    /// Frames before this position are in the file, and this process does not keep them in memory.
+    pub(crate) fn settle_before(&self, position: u64) {
+        self.settled_end.store(position, Ordering::Release);
+    }
+
+    /// Whether somebody may read it from memory: then its file must not be cut.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.mapped.get().is_some_and(Option::is_some)
+    }
+
+    /// Lets the descriptor go that a sealed segment in memory does not need.
+    pub(crate) fn let_descriptor_go(&self) {
+        if self.is_mapped() {
+            *self.open_slot() = None;
+        }
     }
 
     /// The length of its file.

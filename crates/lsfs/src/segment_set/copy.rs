@@ -1,0 +1,136 @@
+//! Entries copied into a buffer of the caller: out of the mapping of their segment where there is one.
+//!
+//! A mapping may show other bytes than the entry's, if the file was recycled meanwhile or the page cache is behind a
+//! direct write. So what does not verify there is read again by the way that every other read takes, which knows what
+//! it means.
+
+use crate::codec::{
+    FRAME_HEADER_BYTES_MIN, FrameFault, FrameHeader, Pointer, check_pieces, frame_body_position, frame_end,
+    stored_checksums,
+};
+use crate::error::Result;
+use crate::segment_set::segment::{Expected, FrameSource, MappedPart, Segment, read_frame, read_header};
+
+/// An entry without its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryHead {
+    /// Where it lies, and how long it is.
+    pub pointer: Pointer,
+    /// The user's byte.
+    pub kind: u8,
+    /// Whether it is the last of the batch it was appended in.
+    pub ends_batch: bool,
+}
+
+impl EntryHead {
+    pub(super) fn new(segment: &Segment, position: u64, header: &FrameHeader) -> Result<EntryHead> {
+        if header.footer {
+            return Err(segment.no_entry(position, "the segment's footer lies there".to_string()));
+        }
+        let pointer = Pointer { segment: segment.number, position: position as u32, len: header.body_bytes };
+        Ok(EntryHead { pointer, kind: header.kind, ends_batch: !header.more })
+    }
+}
+
+/// Makes `body` the body of the entry at a place, verified.
+pub(super) fn read_into(
+    source: &dyn FrameSource,
+    segment: &Segment,
+    position: u32,
+    body: &mut Vec<u8>,
+) -> Result<EntryHead> {
+    let position = u64::from(position);
+    if let Some(header) = segment.mapped_part(position).and_then(|part| part.copy_frame(position, body)) {
+        return EntryHead::new(segment, position, &header);
+    }
+    let end = source.readable_end(segment, position + 1)?;
+    let frame = read_frame(source, segment, Expected { position, len: None, end })?;
+    body.clear();
+    body.extend_from_slice(&frame.body);
+    EntryHead::new(segment, position, &frame.header)
+}
+
+/// Fills `start` with the first bytes of the body at a place, as far as it has so many; answers how many, too. Only the
+/// frame's header is verified.
+pub(super) fn peek(
+    source: &dyn FrameSource,
+    segment: &Segment,
+    position: u32,
+    start: &mut [u8],
+) -> Result<(EntryHead, usize)> {
+    let position = u64::from(position);
+    if let Some((header, count)) =
+        segment.mapped_part(position).and_then(|part| part.copy_start(position, start))
+    {
+        return Ok((EntryHead::new(segment, position, &header)?, count));
+    }
+    let end = source.readable_end(segment, position + 1)?;
+    let (header, window) = read_header(source, segment, Expected { position, len: None, end })?;
+    let count = start.len().min(header.body_bytes as usize);
+    let body_at = frame_body_position(position, header.body_bytes);
+    let from = (body_at - position) as usize;
+    match window.get(from..from + count) {
+        Some(bytes) => start[..count].copy_from_slice(bytes),
+        None => {
+            let bytes = source.window(segment, body_at..body_at + count as u64)?;
+            start[..count].copy_from_slice(&bytes[..count]);
+        }
+    }
+    Ok((EntryHead::new(segment, position, &header)?, count))
+}
+
+impl MappedPart<'_> {
+    /// The header of the frame at a position, with its bytes; `None` if the mapping does not show one.
+    fn header(&self, position: u64) -> Option<(FrameHeader, HeaderBytes)> {
+        let mut fixed = [0; FRAME_HEADER_BYTES_MIN];
+        self.map.read(position, &mut fixed).ok()?;
+        match FrameHeader::decode(&fixed, self.identity, position) {
+            Ok(header) => Some((header, HeaderBytes::One(fixed))),
+            // A large body has a checksum for each of its pieces.
+            Err(FrameFault::Short { needed, .. }) if position + needed <= self.end => {
+                let mut bytes = vec![0; needed as usize];
+                self.map.read(position, &mut bytes).ok()?;
+                let header = FrameHeader::decode(&bytes, self.identity, position).ok()?;
+                Some((header, HeaderBytes::Many(bytes)))
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn copy_frame(&self, position: u64, body: &mut Vec<u8>) -> Option<FrameHeader> {
+        let (header, bytes) = self.header(position)?;
+        if frame_end(position, header.body_bytes) > self.end {
+            return None;
+        }
+        // What was in the buffer need not be zeroed: all of it is replaced.
+        body.resize(header.body_bytes as usize, 0);
+        self.map.read(frame_body_position(position, header.body_bytes), body).ok()?;
+        check_pieces(stored_checksums(bytes.as_slice(), header.body_bytes), 0, body).ok()?;
+        Some(header)
+    }
+
+    fn copy_start(&self, position: u64, start: &mut [u8]) -> Option<(FrameHeader, usize)> {
+        let (header, _) = self.header(position)?;
+        if frame_end(position, header.body_bytes) > self.end {
+            return None;
+        }
+        let count = start.len().min(header.body_bytes as usize);
+        self.map.read(frame_body_position(position, header.body_bytes), &mut start[..count]).ok()?;
+        Some((header, count))
+    }
+}
+
+/// The bytes of a frame's header; most are short.
+enum HeaderBytes {
+    One([u8; FRAME_HEADER_BYTES_MIN]),
+    Many(Vec<u8>),
+}
+
+impl HeaderBytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            HeaderBytes::One(bytes) => bytes,
+            HeaderBytes::Many(bytes) => bytes,
+        }
+    }
+}
