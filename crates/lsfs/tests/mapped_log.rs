@@ -426,6 +426,8 @@ fn rewrites_and_resets_are_atomic() {
             let options = LogOptions { store, segment_entries: 10, ..options() };
             let open =
                 |disk: &SimDisk, seed| Log::open_in(sim_env(disk, seed), Path::new(DIR), options.clone());
+            let open_read_only =
+                |disk: &SimDisk, seed| Log::open_read_only_in(sim_env(disk, seed), DIR, options.clone());
             let log = open(&disk, 1).unwrap();
             let records = payloads(45);
             for payload in &records {
@@ -459,9 +461,13 @@ fn rewrites_and_resets_are_atomic() {
                     let image = images.image(style, seed);
                     let context =
                         format!("{store:?} {change} {style:?} {}", trace.describe(images.crash_point()));
+                    let looked =
+                        open_read_only(&image, 90).unwrap_or_else(|error| panic!("{context}: {error}"));
+                    let looked = contents(&looked);
                     let found =
                         contents(&open(&image, 100).unwrap_or_else(|error| panic!("{context}: {error}")));
                     assert!(found == before || found == after, "{context}: {} records", found.1.len());
+                    assert!(looked == found, "{context}: a reader sees something else before it is opened");
                     seen[usize::from(found == after)] += 1;
                     let is_done = images.crash_point() == trace.len();
                     assert!(!is_done || found == after, "{context}: lost after its return");

@@ -177,3 +177,56 @@ fn a_manifest_older_than_the_records_is_corruption() {
     let opened = RecordStream::open_in(sim_env(&disk, 9), DIR, small());
     assert!(opened.as_ref().is_err_and(Error::is_corruption), "{opened:?}");
 }
+
+/// A rewritten segment's file has a name of its own: a stream that went on in one was not found again.
+#[test]
+fn nothing_is_appended_to_a_rewritten_segment() {
+    let payload = |index: u64| format!("record {index}").into_bytes();
+    type End = fn(&RecordStream);
+    let reset: End = |stream| stream.reset_to(4).unwrap();
+    let inside: End = |stream| stream.truncate_after(5).unwrap();
+    let at_its_end: End = |stream| stream.truncate_after(7).unwrap();
+    let before_another: End = |stream| {
+        let kept = [8, 11].map(|index| stream.read(index).unwrap());
+        stream.replace_sealed(8..12, &mut kept.into_iter().map(Ok)).unwrap();
+        stream.truncate_after(7).unwrap();
+    };
+    let kept: [(End, &[u64]); 4] = [
+        (reset, &[]),
+        (inside, &[0, 1, 2, 3, 5]),
+        (at_its_end, &[0, 1, 2, 3, 5, 7]),
+        (before_another, &[0, 1, 2, 3, 5, 7]),
+    ];
+    for (case, (end, kept)) in kept.into_iter().enumerate() {
+        let mut disk = SimDisk::new(1);
+        let stream = RecordStream::open_in(sim_env(&disk, 1), DIR, small()).unwrap();
+        for index in 0..14 {
+            if index > 0 && index % 4 == 0 {
+                stream.rotate().unwrap();
+            }
+            stream.append(0, &payload(index)).unwrap();
+        }
+        let odd = [5, 7].map(|index| stream.read(index).unwrap());
+        stream.replace_sealed(4..8, &mut odd.into_iter().map(Ok)).unwrap();
+        end(&stream);
+        let next = stream.next_index();
+        assert_eq!(next, kept.last().map_or(4, |last| last + 1), "case {case}");
+        assert_eq!(stream.append(0, b"behind").unwrap(), next);
+        for opened in 0..3 {
+            let context = format!("case {case}, opened {opened} times");
+            let reader = Reader::open_in(sim_env(&disk, 20), DIR).unwrap();
+            let mut cursor = reader.iter(..).unwrap();
+            for &index in kept {
+                let record = cursor.next_record().unwrap().unwrap_or_else(|| panic!("{context}: {index}"));
+                assert_eq!((record.index, &record.payload[..]), (index, &payload(index)[..]), "{context}");
+            }
+            let record = cursor.next_record().unwrap().unwrap();
+            assert_eq!((record.index, &record.payload[..]), (next, &b"behind"[..]), "{context}");
+            let report = verify(&sim_env(&disk, 21), DIR.as_ref(), |_| {}).unwrap();
+            assert!(report.damage.is_empty(), "{context}: {:?}", report.damage);
+            disk = disk.restart();
+            let stream = RecordStream::open_in(sim_env(&disk, 30 + opened), DIR, small()).unwrap();
+            assert_eq!(stream.append(0, b"more").unwrap(), next + 1 + opened, "{context}");
+        }
+    }
+}

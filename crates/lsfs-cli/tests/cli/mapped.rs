@@ -119,3 +119,31 @@ fn a_kill_costs_a_mapped_log_nothing_that_was_acknowledged() {
     expected.extend(b"after\n");
     assert_eq!(lsfs!("cat", &dir).run().expect(0).stdout, expected);
 }
+
+/// One process writes through several segments, others read what it has acknowledged, all of it and in order.
+#[test]
+fn a_mapped_log_is_read_by_other_processes_while_one_writes() {
+    const RECORDS: u64 = 1500;
+    let scratch = Scratch::new();
+    let dir = scratch.path("log");
+    let line = |n: u64| [format!("{n} ").repeat(1 + n as usize % 60).as_bytes(), b"\n"].concat();
+    let mut writer = lsfs!("record", "--store", "mmap", "--ack", "--segment-size", "32KiB", &dir).spawn();
+    writer.feed(&line(0));
+    assert_eq!(writer.next_index(), Some(0));
+    let count = RECORDS.to_string();
+    let follower = lsfs!("cat", "--follow", "--count", &count, &dir).spawn();
+    for n in 1..RECORDS {
+        writer.feed(&line(n));
+        assert_eq!(writer.next_index(), Some(n));
+        if n % 300 == 0 {
+            let expected: Vec<u8> = (0..=n).flat_map(line).collect();
+            assert_eq!(lsfs!("cat", &dir).run().expect(0).stdout, expected, "after record {n}");
+            lsfs!("verify", &dir).run().expect(0);
+        }
+    }
+    let expected: Vec<u8> = (0..RECORDS).flat_map(line).collect();
+    assert_eq!(follower.finish().expect(0).stdout, expected, "the follower's records");
+    let written = writer.finish().expect(0);
+    written.says(&["1500 records"]);
+    assert!(bytes_below(&dir).iter().filter(|(name, _)| name.ends_with(".log")).count() > 3);
+}

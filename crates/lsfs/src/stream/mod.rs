@@ -329,7 +329,7 @@ impl RecordStream {
     /// # Errors
     /// [`Error::OutOfRange`] if there is no such record (use [`RecordStream::reset_to`] to drop all).
     pub fn truncate_after(&self, index: u64) -> Result<()> {
-        self.recorder().truncate_after(index)
+        self.recorder().truncate_after(&self.source(), index)
     }
 
     /// Drops the records before `index`; durable on return. Space comes back in whole segments.

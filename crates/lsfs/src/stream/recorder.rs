@@ -28,6 +28,7 @@ use crate::final_data::StatePair;
 use crate::io::{Access, AlignedBuf, Background, EventWord, SharedPage, Step, WriteSync};
 use crate::metrics::{Counter, Histogram};
 use crate::mutant::{self, Mutant};
+use crate::stream::cursor::Source;
 use crate::stream::live::{self, Published};
 use crate::stream::options::StreamOptions;
 use crate::stream::record_cache::RecordCache;
@@ -862,7 +863,7 @@ impl Recorder {
     }
 
     /// See `RecordStream::truncate_after`.
-    pub(crate) fn truncate_after(&self, index: u64) -> Result<()> {
+    pub(crate) fn truncate_after(&self, source: &Arc<dyn Source>, index: u64) -> Result<()> {
         self.change(|| {
             let bounds = self.bounds();
             if index.checked_add(1) == Some(bounds.next_index) {
@@ -872,7 +873,10 @@ impl Recorder {
                 return Err(Error::OutOfRange { index, held: bounds.first_index..bounds.next_index });
             }
             let (extent, end_position) = crate::stream::cursor::end_of_record(self, index)?;
-            self.end_at(extent, index + 1, end_position)
+            match extent.segment.open()?.header.is_sparse {
+                true => self.end_in_rewritten(source, &extent, index + 1),
+                false => self.end_at(extent, index + 1, end_position),
+            }
         })
     }
 
@@ -881,9 +885,8 @@ impl Recorder {
         self.change(|| {
             let bounds = self.bounds();
             let epoch = directory::next_epoch(&self.dir, self.tail().epoch)?;
-            let existing = self.extents().into_iter().find(|extent| extent.segment.base_index == index);
             let start = self.options.block_bytes as u64;
-            if let Some(extent) = existing {
+            if let Some(extent) = self.writable_extent_at(index)? {
                 self.tail().first_index = index;
                 return self.end_at(Extent { next_index: index, ..extent }, index, start);
             }
@@ -902,6 +905,16 @@ impl Recorder {
             self.drop_segments(dropped);
             tracing::info!(dir = %self.dir.display(), ?bounds, index, "stream reset");
             Ok(())
+        })
+    }
+
+    /// The segment that begins with this record, if records may be appended to it: nothing is ever written to a rewritten
+    /// one, whose name is of its own and in which a lost record would look like one that was left out.
+    fn writable_extent_at(&self, base_index: u64) -> Result<Option<Extent>> {
+        let extent = self.extents().into_iter().find(|extent| extent.segment.base_index == base_index);
+        Ok(match extent {
+            Some(extent) if !extent.segment.open()?.header.is_sparse => Some(extent),
+            _ => None,
         })
     }
 

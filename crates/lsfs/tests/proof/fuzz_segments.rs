@@ -128,7 +128,11 @@ impl Answers<'_> {
     }
 
     fn has_no_damage(&self, planned: &RepairPlan) {
-        let report = lsfs::verify(&sim_env(self.disk, 1), Path::new(DIR), |_| {}).unwrap();
+        let mut report = lsfs::verify(&sim_env(self.disk, 1), Path::new(DIR), |_| {}).unwrap();
+        if self.appended.is_none() {
+            // A forged block may hold more than its records; what costs no record has no name.
+            report.damage.retain(|damage| damage.records.as_ref().is_none_or(|records| !records.is_empty()));
+        }
         assert!(report.damage.is_empty(), "{:?}\n{planned}", report.damage);
     }
 

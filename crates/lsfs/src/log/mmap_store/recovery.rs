@@ -157,7 +157,9 @@ fn look_once(env: &Env, dir: &Path, options: &MmapOptions) -> Result<(Vec<Arc<Se
         // Decided and not finished: the log is empty, or has what was appended since.
         names.logs.retain(|base| *base == offset);
         if names.logs.is_empty() || is_left_from_before(env, dir, offset)? {
-            return Err(Error::Gone { path: files::path_of(dir, offset, RESET_EXTENSION) });
+            // As it is once the reset is finished; the marker is an empty file.
+            let marker = MappedFile::open(env, &files::path_of(dir, offset, RESET_EXTENSION), false)?;
+            return Ok((Vec::new(), Active::new(offset, marker, None)));
         }
     }
     let mut rewritten = Vec::new();

@@ -11,8 +11,9 @@ use crate::directory;
 use crate::error::{Error, Result};
 use crate::io::{AlignedBuf, File, OpenMode, WriteSync};
 use crate::log::{check_rewritten, find_run};
-use crate::stream::Record;
+use crate::stream::cursor::Source;
 use crate::stream::segment::{Extent, Segment};
+use crate::stream::{Record, read_one};
 
 /// A block's records have indexes within this of its first.
 const BLOCK_INDEX_SPAN_MAX: u64 = u16::MAX as u64;
@@ -36,6 +37,18 @@ impl Recorder {
         records: &mut dyn Iterator<Item = Result<Record>>,
     ) -> Result<()> {
         let (_, replaced) = self.extents_of(&run)?;
+        let rewritten = self.write_rewritten(&run, records)?;
+        let path = rewritten.segment.path().to_path_buf();
+        let switched = self.change(|| self.switch(&run, &replaced, rewritten));
+        self.drop_unnamed(&path, switched)
+    }
+
+    /// Makes the file of a rewritten segment; what a failure left of it is removed.
+    fn write_rewritten(
+        &self,
+        run: &Range<u64>,
+        records: &mut dyn Iterator<Item = Result<Record>>,
+    ) -> Result<Extent> {
         let epoch = self.tail().epoch;
         let header = FileHeader {
             kind: FileKind::Segment,
@@ -51,18 +64,19 @@ impl Recorder {
             is_sparse: true,
         };
         let path = directory::rewritten_path(&self.dir, run.start, header.segment_id);
-        let written = self.write_sparse(&path, &header, &run, records);
-        let switched = written.and_then(|(file, end_position)| {
-            let files = Arc::clone(&self.tail().active.files);
-            let segment = Arc::new(Segment::created(&self.env, path.clone(), file, header, &files));
-            let rewritten = Extent { segment, next_index: run.end, end_position };
-            self.change(|| self.switch(&run, &replaced, rewritten))
-        });
-        // What no manifest names goes; after a failed save it may be named, and the next open decides.
-        if switched.is_err() && self.check_usable(&self.tail()).is_ok() {
-            self.space.remove(&path);
+        let written = self.write_sparse(&path, &header, run, records);
+        let (file, end_position) = self.drop_unnamed(&path, written)?;
+        let files = Arc::clone(&self.tail().active.files);
+        let segment = Arc::new(Segment::created(&self.env, path, file, header, &files));
+        Ok(Extent { segment, next_index: run.end, end_position })
+    }
+
+    /// What no manifest names goes; after a failed save it may be named, and the next open decides.
+    fn drop_unnamed<T>(&self, path: &Path, result: Result<T>) -> Result<T> {
+        if result.is_err() && self.check_usable(&self.tail()).is_ok() {
+            self.space.remove(path);
         }
-        switched
+        result
     }
 
     /// The sealed segments that hold exactly this run, and the place of the first.
@@ -123,6 +137,55 @@ impl Recorder {
         file.sync().map_err(failed)?;
         directory::sync_parent(&self.env, path)?;
         Ok((file, writer.end_position()))
+    }
+
+    /// Ends the stream in a rewritten segment, before record `next_index`, and goes on in a segment behind it. What is
+    /// kept of a part of it is rewritten again: a sealed segment is read to the end of its last block.
+    pub(super) fn end_in_rewritten(
+        &self,
+        source: &Arc<dyn Source>,
+        extent: &Extent,
+        next_index: u64,
+    ) -> Result<()> {
+        let start = self.options.block_bytes as u64;
+        if let Some(behind) = self.writable_extent_at(next_index)? {
+            return self.end_at(Extent { next_index, ..behind }, next_index, start);
+        }
+        let epoch = directory::next_epoch(&self.dir, self.tail().epoch)?;
+        let (base_index, first_index) = (extent.segment.base_index, self.bounds().first_index);
+        let rewritten = match extent.next_index == next_index {
+            true => extent.clone(),
+            false => {
+                let held = base_index.max(first_index)..next_index;
+                let mut kept = held.filter_map(|index| match read_one(source, index) {
+                    Err(Error::LeftOut { .. }) => None,
+                    other => Some(other),
+                });
+                self.write_rewritten(&(base_index..next_index), &mut kept)?
+            }
+        };
+        let (live, _, average) = self.tail().space_facts();
+        let (segment, capacity) = self.new_segment(next_index, start * 2, live, average)?;
+        let mut manifest = self.manifest();
+        let mut tail = self.tail();
+        let is_before = |candidate: &Extent| {
+            candidate.segment.base_index < base_index && candidate.next_index > first_index
+        };
+        let (mut kept, mut dropped): (Vec<Extent>, Vec<Extent>) =
+            tail.take_all_extents().into_iter().partition(is_before);
+        dropped.retain(|dropped| dropped.segment.segment_id != rewritten.segment.segment_id);
+        kept.push(rewritten);
+        tail.sealed_bytes = kept.iter().map(|extent| extent.end_position).sum();
+        tail.sealed = kept;
+        tail.next_index = next_index;
+        tail.epoch = epoch;
+        tail.begin_segment(&self.options, segment, capacity);
+        drop(tail);
+        manifest.save(self)?;
+        self.publish(&self.tail());
+        tracing::info!(dir = %self.dir.display(), next_index, "stream truncated in a rewritten segment");
+        self.drop_segments(dropped);
+        Ok(())
     }
 
     /// Makes the manifest name the rewritten segment instead of those it replaces.
