@@ -50,6 +50,14 @@ pub enum Error {
         /// What was found.
         reason: String,
     },
+    /// A backup or a restore was asked into a directory that holds something.
+    #[error("{} is not empty, it holds {found}; use an empty or new directory", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
     /// A page of the index does not verify. Nothing is lost: opening with [`Options::repair`](crate::Options::repair)
     /// makes the index anew from the log.
     #[error(

@@ -28,6 +28,7 @@
 //! # }
 //! ```
 
+mod backup;
 mod batch;
 mod engine;
 mod error;
@@ -50,6 +51,7 @@ mod snapshot;
 mod store;
 mod transfer;
 
+pub use backup::{BackupReport, restore};
 pub use batch::Batch;
 pub use engine::KvsEngine;
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use lsfs::io::OpenMode;
 use lsfs::{Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, State};
 
+use crate::backup::UNFINISHED;
 use crate::error::{Error, Result};
 use crate::index::{Index, is_index_file};
 use crate::lookup::{Damaged, SharedTable, Table, record_of};
@@ -153,7 +154,8 @@ fn prepare_directory(env: &Env, dir: &Path, create: bool) -> Result<()> {
     }
     env.disk.create_dir_all(dir).map_err(|error| Error::io("create directory", dir, 4096, error))?;
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, 0, error))?;
-    match entries.iter().find(|entry| !is_index_file(&entry.name) && !is_run(&entry.name)) {
+    let is_ours = |name: &str| is_index_file(name) || is_run(name) || name == UNFINISHED;
+    match entries.iter().find(|entry| !is_ours(&entry.name)) {
         Some(entry) => {
             Err(not_a_store(&format!("it holds the file {}; use an empty or new directory", entry.name)))
         }

@@ -7,6 +7,8 @@
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
+use lsfs::Entry;
+
 use crate::error::{Error, Result};
 use crate::order::{Direction, Merge, Sorted, View, is_above, is_below};
 
@@ -211,6 +213,21 @@ impl Range {
     /// Keys and values as strings. What is not UTF-8 is [`Error::NotUtf8`], and the iterator goes on behind it.
     pub fn strings(self) -> Strings {
         Strings { range: self }
+    }
+
+    /// Hands over the frames of all keys; those of a chunk in the order in which they lie in the log.
+    pub(crate) fn for_each_frame(mut self, mut each: impl FnMut(&Entry) -> Result<()>) -> Result<()> {
+        while self.keys.next(Direction::Forward)?.is_some() {
+            self.keys.front.left = 0..0;
+            let mut done = Ok(());
+            self.keys.view.read_frames(&self.keys.front.chunk, |_, frame| {
+                if done.is_ok() {
+                    done = frame.and_then(|(entry, _)| each(entry));
+                }
+            });
+            done?;
+        }
+        Ok(())
     }
 
     fn answer(&mut self, direction: Direction) -> Option<Result<(Vec<u8>, Vec<u8>)>> {

@@ -15,6 +15,7 @@ use lsfs::io::OpenMode;
 use lsfs::{Entries, Entry, Env, FinalData, SegmentSetReader};
 use smallvec::SmallVec;
 
+use crate::backup::refuse_unfinished;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::index::{Index, KeyHasher};
@@ -95,6 +96,7 @@ impl KvReader {
     pub fn open_with(path: impl Into<PathBuf>, options: Options) -> Result<KvReader> {
         let (dir, Options { env, index_bytes, .. }) = (path.into(), options);
         let not_a_store = |reason: &str| Error::NotAStore { path: dir.clone(), reason: reason.to_string() };
+        refuse_unfinished(&env, &dir)?;
         if !env.disk.exists(&dir.join(LOG_NAME)) {
             return Err(not_a_store("there is no log in it"));
         }
@@ -165,6 +167,10 @@ impl KvReader {
 }
 
 impl KvReader {
+    pub(crate) fn env(&self) -> &Env {
+        &self.shared.env
+    }
+
     /// A view of what is durable now, for scans.
     pub(crate) fn view_in_order(&self) -> Result<Arc<OrderView>> {
         let Shared { env, dir, log, order, .. } = &*self.shared;

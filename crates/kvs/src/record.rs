@@ -104,6 +104,11 @@ pub(crate) fn encode_moved(kind: u8, body: &[u8], record: &Record<'_>, segment: 
     EncodedRecord { kind: kind | MOVED, body }
 }
 
+/// The set of a frame, be that a copy or not, as if it were made now.
+pub(crate) fn encode_original(kind: u8, body: &[u8]) -> EncodedRecord {
+    EncodedRecord { kind: kind & !MOVED, body: body.to_vec() }
+}
+
 fn with_key(key: &[u8], more: usize) -> Vec<u8> {
     let mut body = Vec::with_capacity(KEY_LEN_BYTES + key.len() + more);
     body.extend((key.len() as u16).to_le_bytes());

@@ -16,19 +16,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lsfs::codec::Pointer;
 use lsfs::io::{Background, Step};
-use lsfs::{Durability, Entry, SegmentSet};
+use lsfs::{Durability, Entry, Env, SegmentSet};
 use smallvec::SmallVec;
 
+use crate::backup::refuse_unfinished;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::index::KeyHasher;
-use crate::lookup::{Damaged, Hit, SharedTable, bad_record, value_of};
+use crate::lookup::{Damaged, Hit, SharedTable, bad_record, record_of, value_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
 use crate::order::Order;
 use crate::record::{
-    Command, EncodedRecord, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, encode_remove, encode_set, is_remove,
+    Command, EncodedRecord, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, encode_original, encode_remove,
+    encode_set, is_remove,
 };
 
 /// A key-value store in a directory, open for writing.
@@ -235,6 +237,13 @@ impl KvStore {
     /// # Errors
     /// As for [`KvStore::open`]; [`lsfs::Error::InvalidOption`] for an impossible option.
     pub fn open_with(path: impl Into<PathBuf>, options: Options) -> Result<KvStore> {
+        let path = path.into();
+        refuse_unfinished(&options.env, &path)?;
+        KvStore::open_to_fill(path, options)
+    }
+
+    /// Opens a store also if it is not finished.
+    pub(crate) fn open_to_fill(path: impl Into<PathBuf>, options: Options) -> Result<KvStore> {
         let durability = options.durability;
         let inner = Arc::new(Inner::open(path.into(), options)?);
         let background = inner.start_background()?;
@@ -243,6 +252,19 @@ impl KvStore {
 
     fn inner(&self) -> &Inner {
         &self.owner.inner
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.inner().options.env
+    }
+
+    /// Sets the key of a frame of another store, whose value is taken as it is stored there.
+    pub(crate) fn put_frame(&self, entry: &Entry) -> Result<()> {
+        let key = record_of(entry)?.key;
+        let record = encode_original(entry.kind, &entry.body);
+        let change = Prepared { key, hash: self.inner().hasher.hash(key), record };
+        self.commit(std::slice::from_ref(&change), |_| Ok(true))?;
+        Ok(())
     }
 
     pub(crate) fn owner(&self) -> &Arc<Owner> {

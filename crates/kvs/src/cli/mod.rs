@@ -3,6 +3,7 @@
 //! Each command has a module of its own, with its arguments (whose doc comments are the help text) and a `run` function.
 //! [`exit`] says which error gives which exit code, [`place`] opens the store, [`output`] writes to standard output.
 
+mod backup;
 mod batch;
 mod cas;
 mod compact;
@@ -15,6 +16,7 @@ mod load;
 mod output;
 mod place;
 mod repair;
+mod restore;
 mod rm;
 mod set;
 mod stats;
@@ -56,6 +58,8 @@ enum Command {
     Repair(repair::RepairArgs),
     Stats(stats::StatsArgs),
     Watch(watch::WatchArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -77,6 +81,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Repair(args) => repair::run(place, &args),
         Command::Stats(args) => stats::run(place, &args),
         Command::Watch(args) => watch::run(place, &args),
+        Command::Backup(args) => backup::run(place, &args),
+        Command::Restore(args) => restore::run(place, &args),
         Command::Completions(args) => completions::run(&args),
     })
 }

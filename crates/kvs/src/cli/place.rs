@@ -1,7 +1,7 @@
 //! Where the store is, and how a command opens it.
 
 use std::fs::DirEntry;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kvs::{Compression, Error, KvReader, KvStore, Options};
@@ -20,6 +20,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Opens the store for a command that sets keys: creates it, with missing parents.
     pub(crate) fn create(&self, compression: Compression) -> kvs::Result<KvStore> {
         self.open_with(|| Options { compression, ..options() })

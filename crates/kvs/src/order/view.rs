@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lsfs::SegmentHandle;
+use lsfs::{Entry, SegmentHandle};
 
 use super::Part;
 use super::gather::SegmentLog;
@@ -13,7 +13,7 @@ use super::merge::{Direction, Merge};
 use super::sorted::{Sorted, Spot};
 use crate::error::{Error, Result};
 use crate::lookup::{bad_record, record_of};
-use crate::record::Command;
+use crate::record::{Command, StoredValue};
 
 /// What keeps a view's segments readable, and is told of mended parts.
 pub(super) trait Keeper: Send + Sync + Debug {
@@ -115,6 +115,22 @@ impl View {
 
     /// Reads the values of keys, in the order in which they lie in the log, and hands each over with its number.
     pub(crate) fn read_values(&self, keys: &Sorted, mut each: impl FnMut(usize, Result<&[u8]>)) {
+        self.read_frames(keys, |n, frame| {
+            let value = frame
+                .and_then(|(entry, value)| value.to_vec().map_err(|fault| bad_record(entry.pointer, fault)));
+            match value {
+                Ok(value) => each(n, Ok(&value)),
+                Err(error) => each(n, Err(error)),
+            }
+        });
+    }
+
+    /// Reads the sets of keys, in the order in which they lie in the log, and hands each over with its number.
+    pub(crate) fn read_frames(
+        &self,
+        keys: &Sorted,
+        mut each: impl FnMut(usize, Result<(&Entry, StoredValue<'_>)>),
+    ) {
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_unstable_by_key(|&n| keys.spot(n).pointer);
         let mut handle: Option<SegmentHandle> = None;
@@ -131,19 +147,14 @@ impl View {
             }
             let handle = handle.as_ref().expect("just found");
             let entry = handle.read(pointer).map_err(|error| outdated(error, pointer.segment));
-            let value = entry.and_then(|entry| {
-                let record = record_of(&entry)?;
+            let set = entry.as_ref().map_err(Error::clone).and_then(|entry| {
+                let record = record_of(entry)?;
                 match record.command {
-                    Command::Set(value) if record.key == keys.key(n) => {
-                        value.to_vec().map_err(|fault| bad_record(entry.pointer, fault))
-                    }
+                    Command::Set(value) if record.key == keys.key(n) => Ok((entry, value)),
                     _ => Err(bad_record(entry.pointer, "it is not the set that a sorted run has there")),
                 }
             });
-            match value {
-                Ok(value) => each(n, Ok(&value)),
-                Err(error) => each(n, Err(error)),
-            }
+            each(n, set);
         }
     }
 }

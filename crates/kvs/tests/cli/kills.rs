@@ -184,3 +184,53 @@ fn a_killed_compaction_loses_and_revives_nothing() {
     assert!(stats.stale_bytes * 10 <= stats.log_bytes, "what was cut short can be done later: {stats:?}");
     assert!(store.verify().unwrap().damage.is_empty());
 }
+
+#[test]
+fn a_killed_backup_is_never_taken_for_a_whole_one() {
+    const KEYS: usize = 4_000;
+    let (dir, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let nothing = root.path().join("nothing");
+    std::fs::write(&nothing, "").unwrap();
+    let lines = (0..KEYS).map(|n| format!("{{\"key\":\"key {n}\",\"value\":\"{n:01000}\"}}\n"));
+    kvs_with_input(dir.path(), &["load"], lines.collect::<String>().as_bytes()).expect(0, "4000\n");
+    let (mut usual, mut unfinished, mut whole) = (0, 0, 0);
+    for round in 0..=kills() / 5 {
+        let target = root.path().join(format!("backup {round}"));
+        let target = target.to_str().unwrap();
+        let started = Instant::now();
+        let child = start(dir.path(), &["backup", target], &nothing);
+        if round > 0 {
+            std::thread::sleep(Duration::from_micros(usual * 11 / 10 * (round * 37 % 101) / 101));
+            kill_process(Pid::from_child(&child), signal(round)).unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        if round == 0 {
+            usual = started.elapsed().as_micros() as u64;
+        }
+        let opened = loop {
+            match KvStore::open_with(target, Options { create: false, ..Options::default() }) {
+                Err(error) if error.is_locked() => std::thread::yield_now(),
+                other => break other,
+            }
+        };
+        match opened {
+            Ok(store) => {
+                assert_eq!(store.stats().keys, KEYS as u64, "round {round}");
+                assert!(store.verify().unwrap().damage.is_empty());
+                whole += 1;
+            }
+            Err(error) => {
+                assert!(!output.status.success(), "round {round}: it said that it was done: {error}");
+                assert!(matches!(error, kvs::Error::NotAStore { .. }), "round {round}: {error}");
+                unfinished += 1;
+            }
+        }
+        std::fs::remove_dir_all(target)
+            .or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })
+            .unwrap();
+    }
+    eprintln!("{unfinished} backups were cut short, {whole} are whole");
+}

@@ -124,3 +124,32 @@ fn watch_ends_when_nobody_reads_or_at_ctrl_c() {
     let output = watching.wait_with_output().unwrap();
     assert!(!output.status.success() && output.stdout.is_empty());
 }
+
+#[test]
+fn backup_and_restore_beside_a_writer() {
+    let (root, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let place = |name: &str| root.path().join(name).to_str().unwrap().to_string();
+    let (backup, restored) = (place("b/1"), place("restored"));
+    kvs(dir.path(), &["backup", &backup]).fails(3, &["not a key-value store"]);
+    assert!(!Path::new(&backup).exists());
+    // The store is locked all the time.
+    let store = KvStore::open(dir.path()).unwrap();
+    for n in 0..100 {
+        store.put(format!("key {n}"), n.to_string()).unwrap();
+    }
+    let said = kvs(dir.path(), &["backup", &backup, "--json"]).stdout();
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["keys"], 100);
+    store.put("later", "1").unwrap();
+    kvs(dir.path(), &["--dir", &backup, "get", "key 7"]).expect(0, "7\n");
+    kvs(dir.path(), &["backup", &backup]).fails(3, &["is not empty"]);
+    let said = kvs(dir.path(), &["--dir", &restored, "restore", &backup]).stdout();
+    assert!(said.starts_with("100 keys, "), "{said}");
+    kvs(dir.path(), &["--dir", &restored, "restore", &backup]).fails(3, &["is not empty"]);
+    kvs(dir.path(), &["--dir", &restored, "get", "key 99"]).expect(0, "99\n");
+    kvs(dir.path(), &["--dir", &restored, "get", "later"]).expect(0, "Key not found\n");
+    kvs(dir.path(), &["--dir", &restored, "verify"]).fails(0, &[]);
+    let position = report["position"].as_str().unwrap();
+    let (lines, code) = watched(dir.path(), &["--from", position, "--no-wait"]);
+    assert_eq!((lines.len(), lines[0]["key"].as_str(), code), (1, Some("later"), 0));
+}

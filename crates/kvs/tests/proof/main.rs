@@ -3,6 +3,7 @@
 #[path = "../../../lsfs/tests/support/mod.rs"]
 mod support;
 
+mod backup;
 mod crash;
 mod faults;
 mod feed;
