@@ -6,6 +6,7 @@ use std::path::Path;
 use lsfs::Record;
 
 use crate::entry::{EntryHeader, EntryId};
+use crate::names::Name;
 use crate::replaced::{self, Replaced};
 use crate::shared::RawEntry;
 use crate::state::State;
@@ -32,7 +33,7 @@ fn examples() -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn the_examples_are_what_is_written_and_read() {
     let examples = examples();
-    assert_eq!(examples.keys().collect::<Vec<_>>(), ["cut", "entry", "replaced", "state"]);
+    assert_eq!(examples.keys().collect::<Vec<_>>(), ["cut", "entry", "name", "replaced", "state"]);
 
     let header = EntryHeader {
         term: 3,
@@ -56,7 +57,16 @@ fn the_examples_are_what_is_written_and_read() {
     assert_eq!(replaced::record_of(id, 2, &payload), examples["replaced"]);
     let record = Record { index: 0, type_code: 1, payload: examples["replaced"].clone() };
     assert_eq!(Replaced::split(1000, &record).unwrap(), (2, &payload[..]));
-    assert_eq!(1000u64.to_le_bytes(), examples["cut"][..]);
+    assert_eq!(Name::of_replaced(&record).unwrap(), Name::Entry(id));
+    let cut = Record { index: 0, type_code: 2, payload: examples["cut"].clone() };
+    assert_eq!(
+        (Name::of_replaced(&cut).unwrap(), Name::decode(&cut).unwrap()),
+        (Name::Cut(1000), Name::Cut(1000))
+    );
+    assert_eq!(Name::Cut(1000).encode(), examples["cut"]);
+    assert_eq!(Name::Entry(id).encode(), examples["name"]);
+    let name = Record { index: 0, type_code: 1, payload: examples["name"].clone() };
+    assert_eq!(Name::decode(&name).unwrap(), Name::Entry(id));
 
     let mut terms = Terms::default();
     terms.begin(EntryId { index: 1, term: 3, leader: 7 });

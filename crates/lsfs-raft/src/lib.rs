@@ -21,6 +21,7 @@ mod formed;
 mod log;
 mod losses;
 mod moment;
+mod names;
 mod open;
 #[cfg(feature = "openraft")]
 pub mod openraft;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lsfs::{Env, FinalData, FinalDataOptions, RecordStream, StreamOptions};
 
 use crate::error::{Error, Result};
+use crate::names;
 use crate::options::LogOptions;
 use crate::replaced::ReplacedEntries;
 use crate::shared::Shared;
@@ -41,11 +42,11 @@ pub(crate) fn open(env: &Env, dir: &Path, options: &LogOptions) -> Result<(Arc<S
     }
     // 4. The entries that took the place of others.
     let replaced = open_replaced(env, dir, options, &mut state, &state_file)?;
-    let doubted = state.doubted;
+    let doubted: Vec<_> = state.doubted.iter().map(|doubt| doubt.indexes.clone()).collect();
     let shared = Shared::new(env.clone(), dir.to_path_buf(), options.clone(), entries, state, replaced);
     let shared = Arc::new(shared);
     shared.entries.lost_ranges().into_iter().for_each(|range| shared.note_repaired(range));
-    doubted.into_iter().for_each(|(low, high)| shared.note_loss(low..high + 1));
+    doubted.into_iter().for_each(|indexes| shared.note_loss(indexes));
     // 5. A purge that the state decided and the entries have not seen.
     let (purged, restarted) = {
         let view = shared.view();
@@ -104,8 +105,8 @@ fn begin(dir: &Path, options: &LogOptions, entries: &RecordStream, state_file: &
     Ok(state)
 }
 
-/// The replaced entries. If their stream is damaged, none of those it had can be told from the ones they replaced: they
-/// are in doubt from now on, and a new stream takes what comes.
+/// The replaced entries. If their streams are damaged, what is left goes into new ones; the rest is in doubt from now on,
+/// for it cannot be told from what it replaced.
 fn open_replaced(
     env: &Env,
     dir: &Path,
@@ -113,17 +114,16 @@ fn open_replaced(
     state: &mut State,
     state_file: &FinalData,
 ) -> Result<ReplacedEntries> {
-    let at = |number: u32| dir.join(format!("replaced-{number}"));
-    match ReplacedEntries::open(env, at(state.replaced_dir), options, state.replaced.is_some()) {
-        Err(error) if error.is_corruption() => {
-            tracing::error!(dir = %dir.display(), %error, reach = ?state.replaced, "replaced entries are in doubt");
-            state.doubted = match (state.doubted, state.replaced.take()) {
-                (Some((low, high)), Some((from, to))) => Some((low.min(from), high.max(to))),
-                (one, other) => one.or(other),
-            };
+    match ReplacedEntries::open(env, dir, state.replaced_dir, options, state.replaced.is_some()) {
+        Err(Error::Engine(error)) if names::is_gone(&error) => {
+            let salvage = ReplacedEntries::salvage(env, dir, state.replaced_dir, state.replaced)?;
+            tracing::error!(dir = %dir.display(), %error, lost = ?salvage.doubts, "replaced entries are damaged");
             state.replaced_dir += 1;
+            let replaced = ReplacedEntries::renew(env, dir, state.replaced_dir, options, &salvage)?;
+            salvage.doubts.iter().for_each(|doubt| state.doubted.add(doubt.indexes.clone(), doubt.of));
+            state.replaced = replaced.reach_of();
             state_file.set(&state.encode())?;
-            ReplacedEntries::open(env, at(state.replaced_dir), options, false)
+            Ok(replaced)
         }
         other => other,
     }

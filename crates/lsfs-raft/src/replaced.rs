@@ -3,19 +3,17 @@
 //! The stream of entries is append-only, so an entry that supersedes another one, or is put back where one was lost,
 //! lies in a stream beside it. Which one stands for which index is known in memory; opening reads that stream, which
 //! has a record for each replacement since the last purge. What is cut off the entries is cut off here by a record.
+//! What each record is of is written a second time, into the stream of names.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lsfs::{Corruption, Env, Record, RecordStream, StreamOptions};
 
-use crate::entry::{EntryHeader, EntryId};
+use crate::entry::EntryId;
 use crate::error::{EntryFault, Error, Result};
+use crate::names::{self, Name, Salvage, Standing};
 use crate::options::LogOptions;
 
-/// Type codes of the records: an entry for an index, or a cut of all from an index on.
-const REPLACED: u64 = 1;
-const CUT: u64 = 2;
 /// Index and kind before the bytes of the entry.
 pub(crate) const PREFIX_BYTES: usize = 16;
 
@@ -49,7 +47,7 @@ pub(crate) fn record_of(id: EntryId, kind: u64, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn number_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn number_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -59,143 +57,222 @@ fn damaged(path: PathBuf, reason: String) -> Error {
     Error::Engine(lsfs::Error::Corrupt(Box::new(damage)))
 }
 
+/// The two streams; record numbers are the same in both.
+#[derive(Clone, Debug)]
+pub(crate) struct Streams {
+    entries: RecordStream,
+    names: RecordStream,
+}
+
+impl Streams {
+    fn open(env: &Env, dirs: &Directories, options: &LogOptions, create: bool) -> Result<Streams> {
+        let open = |dir: &Path| {
+            let options = StreamOptions { create, ..options.beside() };
+            match RecordStream::open_in(env.clone(), dir, options) {
+                Err(lsfs::Error::NotFound { path, reason, .. }) if !create => Err(damaged(path, reason)),
+                other => Ok(other?),
+            }
+        };
+        Ok(Streams { entries: open(&dirs.entries)?, names: open(&dirs.names)? })
+    }
+
+    /// Writes the entry for an index; durable on return, and seen after [`ReplacedEntries::set`].
+    pub(crate) fn write(&self, id: EntryId, kind: u64, payload: &[u8]) -> Result<u64> {
+        self.append(Name::Entry(id), &record_of(id, kind, payload))
+    }
+
+    /// Forgets entries from an index on; durable on return. The entries themselves must be cut off already.
+    pub(crate) fn write_cut(&self, index: u64) -> Result<()> {
+        self.append(Name::Cut(index), &index.to_le_bytes())?;
+        Ok(())
+    }
+
+    /// The name comes second: one without its record says that the record is lost.
+    fn append(&self, name: Name, payload: &[u8]) -> Result<u64> {
+        let record = self.entries.append(name.type_code(), payload)?;
+        let named = self.names.append(name.type_code(), &name.encode())?;
+        debug_assert_eq!(record, named, "names have the numbers of their records");
+        Ok(record)
+    }
+
+    pub(crate) fn purge_before(&self, record: u64) -> Result<()> {
+        self.entries.purge_before(record)?;
+        Ok(self.names.purge_before(record)?)
+    }
+
+    pub(crate) fn close(&self) -> Result<()> {
+        let entries = self.entries.close();
+        self.names.close().and(entries).map_err(Error::from)
+    }
+}
+
+/// Where the streams with a number lie.
+#[derive(Clone, Debug)]
+struct Directories {
+    entries: PathBuf,
+    names: PathBuf,
+}
+
+impl Directories {
+    fn of(dir: &Path, number: u32) -> Directories {
+        let at = |what| dir.join(format!("{what}-{number}"));
+        Directories { entries: at("replaced"), names: at("names") }
+    }
+}
+
 /// The entries that took the place of others, by index.
 #[derive(Debug)]
 pub(crate) struct ReplacedEntries {
     env: Env,
-    dir: PathBuf,
+    dirs: Directories,
     options: LogOptions,
     /// Not there before the first replacement.
-    stream: Option<RecordStream>,
-    by_index: BTreeMap<u64, (u64, EntryId)>,
+    streams: Option<Streams>,
+    standing: Standing,
 }
 
 impl ReplacedEntries {
-    /// Reads what is there.
+    fn none(env: &Env, dir: &Path, number: u32, options: &LogOptions) -> ReplacedEntries {
+        ReplacedEntries {
+            env: env.clone(),
+            dirs: Directories::of(dir, number),
+            options: options.clone(),
+            streams: None,
+            standing: Standing::new(),
+        }
+    }
+
+    /// Reads what is there of the streams with a number in the directory of a log.
     ///
     /// # Errors
-    /// A corruption if it is damaged, or missing although something was replaced.
+    /// A corruption if they are damaged, or missing although something was replaced.
     pub(crate) fn open(
         env: &Env,
-        dir: PathBuf,
+        dir: &Path,
+        number: u32,
         options: &LogOptions,
         is_expected: bool,
     ) -> Result<ReplacedEntries> {
-        let mut replaced = ReplacedEntries {
-            env: env.clone(),
-            options: options.clone(),
-            stream: None,
-            by_index: BTreeMap::new(),
-            dir,
-        };
-        if env.disk.exists(&replaced.dir) || is_expected {
-            let stream = replaced.open_stream(!is_expected)?;
-            if is_expected && stream.next_index() == 0 {
-                return Err(damaged(replaced.dir, "it has no records".to_string()));
+        let mut replaced = ReplacedEntries::none(env, dir, number, options);
+        if !env.disk.exists(&replaced.dirs.entries) && !is_expected {
+            return Ok(replaced);
+        }
+        let streams = Streams::open(env, &replaced.dirs, options, !is_expected)?;
+        let (next, named) = (streams.entries.next_index(), streams.names.next_index());
+        if is_expected && next == 0 {
+            return Err(damaged(replaced.dirs.entries, "it has no records".to_string()));
+        }
+        if named > next {
+            let reason = format!("its records from {next} to {} are missing", named - 1);
+            return Err(damaged(replaced.dirs.entries, reason));
+        }
+        let mut names = streams.names.iter(..);
+        while names.next_record()?.is_some() {}
+        let mut cursor = streams.entries.iter(..);
+        while let Some(record) = cursor.next_record()? {
+            let record = record.into_owned();
+            let name = Name::of_replaced(&record)?;
+            names::replay(&mut replaced.standing, record.index, name);
+            if record.index >= named {
+                // The machine stopped between a record and its name.
+                streams.names.append(name.type_code(), &name.encode())?;
             }
-            let mut cursor = stream.iter(..);
-            while let Some(record) = cursor.next_record()? {
-                let record = record.into_owned();
-                replaced.replay(&record)?;
+        }
+        replaced.streams = Some(streams);
+        Ok(replaced)
+    }
+
+    /// What is left of the damaged streams with a number, whose indexes are within `reach`.
+    pub(crate) fn salvage(env: &Env, dir: &Path, number: u32, reach: Option<(u64, u64)>) -> Result<Salvage> {
+        let dirs = Directories::of(dir, number);
+        names::salvage(env, &dirs.entries, &dirs.names, reach)
+    }
+
+    /// Writes what is left into new streams; durable on return. What an attempt before this one left there is dropped.
+    pub(crate) fn renew(
+        env: &Env,
+        dir: &Path,
+        number: u32,
+        options: &LogOptions,
+        salvage: &Salvage,
+    ) -> Result<ReplacedEntries> {
+        let mut replaced = ReplacedEntries::none(env, dir, number, options);
+        if let Some(reader) = &salvage.entries {
+            let streams = replaced.streams()?;
+            for stream in [&streams.entries, &streams.names] {
+                if stream.next_index() > 0 {
+                    stream.reset_to(0)?;
+                }
             }
-            replaced.stream = Some(stream);
+            for &(record, id) in salvage.standing.values() {
+                let payload = reader.read(record)?.payload;
+                let name = Name::Entry(id);
+                let record = streams.entries.append_buffered(name.type_code(), &payload)?;
+                streams.names.append_buffered(name.type_code(), &name.encode())?;
+                replaced.set(record, id);
+            }
+            streams.entries.sync()?;
+            streams.names.sync()?;
         }
         Ok(replaced)
     }
 
-    fn open_stream(&self, create: bool) -> Result<RecordStream> {
-        let options = StreamOptions { create, ..self.options.beside() };
-        match RecordStream::open_in(self.env.clone(), &self.dir, options) {
-            Err(lsfs::Error::NotFound { path, reason, .. }) if !create => Err(damaged(path, reason)),
-            other => Ok(other?),
-        }
-    }
-
-    fn replay(&mut self, record: &Record) -> Result<()> {
-        let index = match record.payload.first_chunk::<8>() {
-            Some(bytes) => u64::from_le_bytes(*bytes),
-            None => {
-                let fault = EntryFault::Short { field: "replaced index" };
-                return Err(Error::Entry { index: record.index, fault });
-            }
-        };
-        match record.type_code {
-            CUT => drop(self.by_index.split_off(&index)),
-            REPLACED => {
-                let (_, payload) = Replaced::split(index, record)?;
-                let (header, _) =
-                    EntryHeader::decode(payload).map_err(|fault| Error::Entry { index, fault })?;
-                let id = EntryId { index, term: header.term, leader: header.leader };
-                self.by_index.insert(index, (record.index, id));
-            }
-            found => return Err(Error::Entry { index, fault: EntryFault::Kind { found } }),
-        }
-        Ok(())
-    }
-
     pub(crate) fn place_of(&self, index: u64) -> Option<Replaced> {
-        let &(record, _) = self.by_index.get(&index)?;
-        let stream = self.stream.clone()?;
+        let &(record, _) = self.standing.get(&index)?;
+        let stream = self.streams.as_ref()?.entries.clone();
         Some(Replaced { stream, record })
     }
 
     pub(crate) fn id_of(&self, index: u64) -> Option<EntryId> {
-        self.by_index.get(&index).map(|&(_, id)| id)
+        self.standing.get(&index).map(|&(_, id)| id)
     }
 
     pub(crate) fn indexes(&self) -> impl Iterator<Item = u64> {
-        self.by_index.keys().copied()
+        self.standing.keys().copied()
     }
 
     /// Lowest and highest index that was replaced.
     pub(crate) fn reach_of(&self) -> Option<(u64, u64)> {
-        let (low, _) = self.by_index.first_key_value()?;
-        let (high, _) = self.by_index.last_key_value()?;
+        let (low, _) = self.standing.first_key_value()?;
+        let (high, _) = self.standing.last_key_value()?;
         Some((*low, *high))
     }
 
-    /// The stream, made if it is not there.
-    pub(crate) fn stream(&mut self) -> Result<RecordStream> {
-        match &self.stream {
-            Some(stream) => Ok(stream.clone()),
-            None => Ok(self.stream.insert(self.open_stream(true)?).clone()),
+    /// The streams, made if they are not there.
+    pub(crate) fn streams(&mut self) -> Result<Streams> {
+        match &self.streams {
+            Some(streams) => Ok(streams.clone()),
+            None => {
+                let streams = Streams::open(&self.env, &self.dirs, &self.options, true)?;
+                Ok(self.streams.insert(streams).clone())
+            }
         }
     }
 
-    pub(crate) fn opened(&self) -> Option<RecordStream> {
-        self.stream.clone()
-    }
-
-    /// Writes the entry for an index; durable on return, and seen after [`ReplacedEntries::set`].
-    pub(crate) fn write(stream: &RecordStream, id: EntryId, kind: u64, payload: &[u8]) -> Result<u64> {
-        Ok(stream.append(REPLACED, &record_of(id, kind, payload))?)
+    pub(crate) fn opened(&self) -> Option<Streams> {
+        self.streams.clone()
     }
 
     pub(crate) fn set(&mut self, record: u64, id: EntryId) {
-        self.by_index.insert(id.index, (record, id));
+        names::replay(&mut self.standing, record, Name::Entry(id));
     }
 
     /// Whether an entry from this index on was replaced.
     pub(crate) fn reach(&self, index: u64) -> bool {
-        self.by_index.range(index..).next().is_some()
-    }
-
-    /// Forgets entries from an index on; durable on return. The entries themselves must be cut off already.
-    pub(crate) fn write_cut(stream: &RecordStream, index: u64) -> Result<()> {
-        stream.append(CUT, &index.to_le_bytes())?;
-        Ok(())
+        self.standing.range(index..).next().is_some()
     }
 
     pub(crate) fn cut_from(&mut self, index: u64) {
-        self.by_index.split_off(&index);
+        self.standing.split_off(&index);
     }
 
     /// Forgets entries before an index: nobody asks for them any more. Answers the first record still needed, if that
     /// is not the first one there is.
-    pub(crate) fn cut_before(&mut self, index: u64) -> Option<(RecordStream, u64)> {
-        self.by_index = self.by_index.split_off(&index);
-        let stream = self.stream.as_ref()?;
-        let needed = self.by_index.values().map(|&(record, _)| record).min().unwrap_or(stream.next_index());
-        (needed > stream.first_index()).then(|| (stream.clone(), needed))
+    pub(crate) fn cut_before(&mut self, index: u64) -> Option<(Streams, u64)> {
+        self.standing = self.standing.split_off(&index);
+        let streams = self.streams.as_ref()?;
+        let next = streams.entries.next_index();
+        let needed = self.standing.values().map(|&(record, _)| record).min().unwrap_or(next);
+        (needed > streams.entries.first_index()).then(|| (streams.clone(), needed))
     }
 }

@@ -261,14 +261,26 @@ impl Shared {
         let view = self.view();
         ranges.add(self.missing_end(&view));
         view.replaced.indexes().for_each(|index| ranges.remove(index..index + 1));
-        let parts = ranges.iter().flat_map(|range| view.state.terms.split(range.clone()));
-        parts
-            .map(|(indexes, id)| LostRange {
+        let mut lost = Vec::new();
+        let parts = ranges.iter().flat_map(|range| view.state.doubted.split(range.clone()));
+        for (range, doubt) in parts {
+            let named = |indexes, of: Option<(u64, u64)>| LostRange {
                 indexes,
-                term: id.map(|id| id.term),
-                leader: id.map(|id| id.leader),
-            })
-            .collect()
+                term: of.map(|(term, _)| term),
+                leader: of.map(|(_, leader)| leader),
+            };
+            match doubt {
+                Some(doubt) => lost.push(named(range, doubt.of)),
+                None => lost.extend(
+                    view.state
+                        .terms
+                        .split(range)
+                        .into_iter()
+                        .map(|(indexes, id)| named(indexes, id.map(|id| (id.term, id.leader)))),
+                ),
+            }
+        }
+        lost
     }
 
     /// Entries that were committed here, are in no snapshot, and are not there any more: the end of the log is lost.
@@ -306,7 +318,12 @@ impl Shared {
 
 impl View {
     fn id_of(&self, index: u64) -> Option<EntryId> {
-        self.replaced.id_of(index).or_else(|| self.state.terms.id_of(index))
+        match (self.replaced.id_of(index), self.state.doubted.containing(index)) {
+            (Some(id), _) => Some(id),
+            // Another entry was there than the one that the table of terms speaks of.
+            (None, Some(doubt)) => doubt.of.map(|(term, leader)| EntryId { index, term, leader }),
+            (None, None) => self.state.terms.id_of(index),
+        }
     }
 }
 

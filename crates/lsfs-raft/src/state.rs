@@ -6,10 +6,11 @@
 use crate::entry::EntryId;
 use crate::error::StateFault;
 use crate::fields::{FieldReader, FieldWriter};
+use crate::losses::{Doubt, Doubts};
 use crate::terms::Terms;
 
 const STATE_MAGIC: u32 = u32::from_le_bytes(*b"LRST");
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 
 const FLAG_VOTED: u32 = 1;
 const FLAG_VOTE_COMMITTED: u32 = 2;
@@ -20,8 +21,7 @@ const FLAG_CONFIG: u32 = 32;
 const FLAG_SNAPSHOT: u32 = 64;
 const FLAG_INCOMING: u32 = 128;
 const FLAG_REPLACED: u32 = 256;
-const FLAG_DOUBTED: u32 = 512;
-const FLAGS_KNOWN: u32 = 1023;
+const FLAGS_KNOWN: u32 = 511;
 
 /// A member of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,8 +96,8 @@ pub(crate) struct State {
     pub(crate) replaced: Option<(u64, u64)>,
     /// Number of that stream's directory: a damaged one is left as it is.
     pub(crate) replaced_dir: u32,
-    /// Lowest and highest index of which a damaged stream may have had another entry than the log.
-    pub(crate) doubted: Option<(u64, u64)>,
+    /// Entries that damaged ones of those streams had.
+    pub(crate) doubted: Doubts,
     pub(crate) terms: Terms,
     pub(crate) uri: String,
     pub(crate) config: Option<ClusterConfig>,
@@ -116,7 +116,6 @@ impl State {
         let vote = self.vote.unwrap_or_default();
         let purged = self.purged.unwrap_or_default();
         let replaced = self.replaced.unwrap_or_default();
-        let doubted = self.doubted.unwrap_or_default();
         out.put_u32(STATE_MAGIC);
         out.put_u32(STATE_VERSION);
         out.put_u32(
@@ -128,8 +127,7 @@ impl State {
                 | flag(self.config.is_some(), FLAG_CONFIG)
                 | flag(self.snapshot.is_some(), FLAG_SNAPSHOT)
                 | flag(self.incoming.is_some(), FLAG_INCOMING)
-                | flag(self.replaced.is_some(), FLAG_REPLACED)
-                | flag(self.doubted.is_some(), FLAG_DOUBTED),
+                | flag(self.replaced.is_some(), FLAG_REPLACED),
         );
         let runs: Vec<_> = self.terms.runs().collect();
         out.put_u32(runs.len() as u32);
@@ -141,10 +139,10 @@ impl State {
         put_id(&mut out, &purged);
         out.put_u64(replaced.0);
         out.put_u64(replaced.1);
-        out.put_u64(doubted.0);
-        out.put_u64(doubted.1);
         out.put_u32(self.replaced_dir);
+        out.put_u32(self.doubted.iter().len() as u32);
         runs.iter().for_each(|run| put_id(&mut out, run));
+        self.doubted.iter().for_each(|doubt| put_doubt(&mut out, doubt));
         out.put_bytes(self.uri.as_bytes());
         if let Some(reason) = &self.broken {
             out.put_bytes(reason.as_bytes());
@@ -185,11 +183,21 @@ impl State {
         let applied_next = fields.u64("applied")?;
         let purged = take_id(&mut fields, "purged")?;
         let replaced = (fields.u64("replaced")?, fields.u64("replaced")?);
-        let doubted = (fields.u64("doubted")?, fields.u64("doubted")?);
         let replaced_dir = fields.u32("replaced directory")?;
+        let doubt_count = fields.u32("doubted")?;
         let mut terms = Terms::default();
         for _ in 0..run_count {
             terms.begin(take_id(&mut fields, "terms")?);
+        }
+        let mut doubted = Doubts::default();
+        for _ in 0..doubt_count {
+            let (start, end) = (fields.u64("doubted")?, fields.u64("doubted")?);
+            let is_known = fields.truth("doubted term is known")?;
+            let of = (fields.u64("doubted term")?, fields.u64("doubted leader")?);
+            if !is_known && of != (0, 0) {
+                return Err(StateFault::Value { field: "doubted term", found: of.0 as u32 });
+            }
+            doubted.add(start..end, is_known.then_some(of));
         }
         let uri = fields.string("uri")?;
         let broken = if has(FLAG_BROKEN) { Some(fields.string("broken")?) } else { None };
@@ -208,7 +216,7 @@ impl State {
             restarted: has(FLAG_RESTARTED),
             replaced: has(FLAG_REPLACED).then_some(replaced),
             replaced_dir,
-            doubted: has(FLAG_DOUBTED).then_some(doubted),
+            doubted,
             terms,
             uri,
             config,
@@ -222,6 +230,16 @@ fn put_id(out: &mut FieldWriter, id: &EntryId) {
     out.put_u64(id.index);
     out.put_u64(id.term);
     out.put_u64(id.leader);
+}
+
+/// Indexes, whether term and leader are known, and these.
+fn put_doubt(out: &mut FieldWriter, doubt: &Doubt) {
+    out.put_u64(doubt.indexes.start);
+    out.put_u64(doubt.indexes.end);
+    out.put_u32(u32::from(doubt.of.is_some()));
+    let (term, leader) = doubt.of.unwrap_or_default();
+    out.put_u64(term);
+    out.put_u64(leader);
 }
 
 fn take_id(fields: &mut FieldReader<'_>, field: &'static str) -> Result<EntryId, StateFault> {
@@ -285,6 +303,9 @@ mod tests {
         let id = |index| EntryId { index, term: index / 2, leader: 7 };
         let mut terms = Terms::default();
         [id(11), id(40)].into_iter().for_each(|run| terms.begin(run));
+        let mut doubted = Doubts::default();
+        doubted.add(11..12, None);
+        doubted.add(14..16, Some((8, 7)));
         let node = ClusterNode { id: 3, uri: "tcp://three".to_string(), is_voter: true };
         State {
             origin: 1,
@@ -297,7 +318,7 @@ mod tests {
             restarted: true,
             replaced: Some((12, 13)),
             replaced_dir: 2,
-            doubted: Some((11, 11)),
+            doubted,
             terms,
             uri: "tcp://one".to_string(),
             config: Some(ClusterConfig {
@@ -344,7 +365,7 @@ mod tests {
         }
         assert!(matches!(State::decode(&[0; 64]), Err(StateFault::Magic { found: 0, .. })));
         let mut newer = bytes;
-        newer[4] = 2;
-        assert_eq!(State::decode(&newer), Err(StateFault::Version { found: 2, known: 1 }));
+        newer[4] = 3;
+        assert_eq!(State::decode(&newer), Err(StateFault::Version { found: 3, known: 2 }));
     }
 }

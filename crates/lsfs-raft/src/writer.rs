@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::formed::FormedEntries;
 use crate::losses::LostRange;
 use crate::moment::Moment;
-use crate::replaced::{self, ReplacedEntries};
+use crate::replaced;
 use crate::shared::Shared;
 use crate::snapshot;
 use crate::state::{State, StoredSnapshot};
@@ -315,18 +315,18 @@ impl Writer {
         self.check_usable()?;
         self.shared.bounds().check(index)?;
         self.check_sizes(std::slice::from_ref(entry))?;
-        let stream = self.shared.view_mut().replaced.stream();
-        let stream = self.failed(stream)?;
+        let streams = self.shared.view_mut().replaced.streams();
+        let streams = self.failed(streams)?;
         // An entry is durable before the one that supersedes it.
         self.sync_entries()?;
         self.form(index, entry);
         let id = EntryId { index, term: entry.term, leader: entry.leader };
-        let written = ReplacedEntries::write(&stream, id, entry.kind.type_code(), &self.scratch);
+        let written = streams.write(id, entry.kind.type_code(), &self.scratch);
         let record = self.failed(written)?;
         let reach = self.shared.view().state.replaced;
         let (low, high) = reach.map_or((index, index), |(low, high)| (low.min(index), high.max(index)));
         if reach != Some((low, high)) {
-            // If the stream of replaced entries is lost, this says which entries must not be believed.
+            // If both streams of replaced entries are lost, this says which entries must not be believed.
             self.change_state(|state| state.replaced = Some((low, high)))?;
         }
         self.shared.view_mut().replaced.set(record, id);
@@ -360,21 +360,17 @@ impl Writer {
         let (state_reaches, replaced) = {
             let view = self.shared.view();
             let replaced = view.replaced.reach(index).then(|| view.replaced.opened()).flatten();
-            let doubted = view.state.doubted.is_some_and(|(_, high)| high >= index);
-            (doubted || view.state.terms.reach(index), replaced)
+            (view.state.doubted.reach(index) || view.state.terms.reach(index), replaced)
         };
-        if let Some(stream) = replaced {
-            let cut = ReplacedEntries::write_cut(&stream, index);
+        if let Some(streams) = replaced {
+            let cut = streams.write_cut(index);
             self.failed(cut)?;
             self.shared.view_mut().replaced.cut_from(index);
         }
         if state_reaches {
             self.change_state(|state| {
                 state.terms.cut_from(index);
-                state.doubted = state
-                    .doubted
-                    .filter(|&(low, _)| low < index)
-                    .map(|(low, high)| (low, high.min(index - 1)));
+                state.doubted.remove(index..u64::MAX);
             })?;
         }
         self.shared.forget_losses(index..u64::MAX);
@@ -426,11 +422,11 @@ impl Writer {
                 true => state.terms.clear(),
                 false => state.terms.cut_before(begin),
             }
-            for reach in [&mut state.replaced, &mut state.doubted] {
-                *reach = reach
-                    .map(|(low, high)| (low.max(begin), high))
-                    .filter(|(low, high)| low <= high && !restarted);
-            }
+            state.replaced = state
+                .replaced
+                .map(|(low, high)| (low.max(begin), high))
+                .filter(|(low, high)| low <= high && !restarted);
+            state.doubted.remove(0..if restarted { u64::MAX } else { begin });
         })?;
         let dropped = carry_out_purge(&self.shared, begin, restarted);
         self.failed(dropped)?;
@@ -439,8 +435,8 @@ impl Writer {
             self.forget_from(begin)?;
         }
         let unneeded = self.shared.view_mut().replaced.cut_before(begin);
-        if let Some((stream, first)) = unneeded {
-            let purged = stream.purge_before(first).map_err(Error::from);
+        if let Some((streams, first)) = unneeded {
+            let purged = streams.purge_before(first);
             self.failed(purged)?;
         }
         self.shared.forget_losses(0..begin);
@@ -508,9 +504,9 @@ impl Writer {
         let saved = if usable && !is_saved { self.change_state(|_state| {}) } else { Ok(()) };
         let file = self.state_file.take().expect("just put there");
         let entries = shared.entries.close().map_err(Error::from);
-        let replaced = shared.view().replaced.opened().map_or(Ok(()), |stream| stream.close());
+        let replaced = shared.view().replaced.opened().map_or(Ok(()), |streams| streams.close());
         let closed = file.close().map_err(Error::from);
-        saved.and(entries).and(replaced.map_err(Error::from)).and(closed)
+        saved.and(entries).and(replaced).and(closed)
     }
 }
 

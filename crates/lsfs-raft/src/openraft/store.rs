@@ -105,10 +105,13 @@ impl<C: StoredConfig> RaftLogStorage<C> for LogStore<C> {
             // With a shorter log than it acknowledged, the node could elect a leader that lacks committed entries.
             return Err(io_error(Error::Lost { lost }));
         }
-        Ok(LogState {
-            last_purged_log_id: last_purged.map(log_id::<C>),
-            last_log_id: shared.last_id().map(log_id::<C>),
-        })
+        let (bounds, last) = (shared.bounds(), shared.last_id());
+        if last.is_none()
+            && let Some(lost) = shared.lost_containing(bounds.next.saturating_sub(1))
+        {
+            return Err(io_error(Error::Lost { lost }));
+        }
+        Ok(LogState { last_purged_log_id: last_purged.map(log_id::<C>), last_log_id: last.map(log_id::<C>) })
     }
 
     async fn get_log_reader(&mut self) -> LogReader<C> {
