@@ -301,7 +301,9 @@ impl Writer {
     /// Puts back a lost entry; durable on return.
     pub(crate) fn restore(&mut self, index: u64, entry: &NewEntry<'_>) -> Result<()> {
         let not_lost = |expected| Err(Error::NotLost { index, given: entry.term, expected });
-        match self.shared.lost_containing(index) {
+        // A loss that nobody has met since the log was opened is met here.
+        let met = self.shared.read_with(index, |_raw| ());
+        match met.err().and_then(|_| self.shared.lost_containing(index)) {
             None => not_lost("it is not lost".to_string()),
             Some(LostRange { term: Some(term), .. }) if term != entry.term => {
                 not_lost(format!("the lost one is of term {term}"))

@@ -1,7 +1,8 @@
 //! openraft's own suite: on the store as it is, on a store that is closed and opened again after every call, and on one
 //! whose machine loses power after every call.
 
-#[path = "support/machine.rs"]
+#[path = "../examples/raft_log/machine.rs"]
+#[allow(dead_code, reason = "the example looks at more of it")]
 mod machine;
 mod support;
 
@@ -42,7 +43,7 @@ impl StoreBuilder<Types, LogStore<Types>, Machine, tempfile::TempDir> for OnDisk
         let dir = tempfile::tempdir().unwrap();
         let options = LogOptions { first_index: 0, ..LogOptions::default() };
         let log = RaftLog::open(dir.path().join("log"), options).unwrap();
-        Ok((dir, LogStore::new(&log).unwrap(), Machine::new(&log)))
+        Ok((dir, LogStore::new(&log).unwrap(), Machine::new(&log).unwrap()))
     }
 }
 
@@ -227,7 +228,7 @@ impl StoreBuilder<Types, Interrupted, Machine> for InterruptedAfterEveryCall {
         let env = Env { disk: Arc::new(SimDisk::new(2)), runtime: Arc::new(SimRuntime::always_inline(2)) };
         let snapshots = RaftLog::open_in(env, DIR, small_options(0)).unwrap();
         let store = Interrupted { then: self.0, node: Arc::new(Mutex::new(node)) };
-        Ok(((), store, Machine::new(&snapshots)))
+        Ok(((), store, Machine::new(&snapshots).unwrap()))
     }
 }
 

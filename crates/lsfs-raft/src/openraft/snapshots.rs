@@ -25,7 +25,7 @@ pub enum SnapshotData {
     Received(SnapshotWriter),
 }
 
-/// Keeps the snapshots of a state machine beside its log. All calls block for the disk.
+/// Keeps the snapshots of a state machine beside its log.
 #[derive(Debug)]
 pub struct SnapshotStore<C> {
     core: Arc<Core>,
@@ -62,18 +62,19 @@ impl<C: StoredConfig> SnapshotStore<C> {
         }
     }
 
-    /// Makes a snapshot of what `write` writes, for `build_snapshot`. It is durable and the current one on return.
+    /// Makes a snapshot of what `write` writes, for `build_snapshot`. It is durable and the current one when the future
+    /// resolves. `write` runs beside the log's other work, not on the executor; entries are appended all the while.
     ///
     /// # Errors
     /// If `write` fails, or the disk; the current snapshot stays.
-    pub fn build(
+    pub async fn build(
         &self,
         meta: &SnapshotMetaOf<C>,
-        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
     ) -> io::Result<SnapshotOf<C, SnapshotData>> {
-        let mut writer = SnapshotWriter::begin(&self.core, encode_meta::<C>(meta)).map_err(io_error)?;
-        write(&mut writer)?;
-        writer.save().map_err(io_error)?;
+        let (core, meta) = (Arc::clone(&self.core), encode_meta::<C>(meta));
+        let built = self.core.defer_beside(move || SnapshotWriter::build(&core, meta, write));
+        built.await.map_err(io_error)?;
         self.current()?.ok_or_else(|| io_error(Error::NoSnapshot))
     }
 
@@ -86,22 +87,24 @@ impl<C: StoredConfig> SnapshotStore<C> {
         SnapshotWriter::receive(&self.core, encode_meta::<C>(meta)).map_err(io_error)
     }
 
-    /// Makes a snapshot the current one, for `install_snapshot`; durable on return. Answers a reader of its data, for the
-    /// state machine.
+    /// Makes a snapshot the current one, for `install_snapshot`; durable when the future resolves. Answers a reader of
+    /// its data, for the state machine.
     ///
     /// # Errors
     /// If it cannot be written or read.
-    pub fn install(&self, meta: &SnapshotMetaOf<C>, data: SnapshotData) -> io::Result<SnapshotReader> {
-        match data {
-            SnapshotData::Received(writer) => writer.save().map_err(io_error)?,
+    pub async fn install(&self, meta: &SnapshotMetaOf<C>, data: SnapshotData) -> io::Result<SnapshotReader> {
+        let saved = match data {
+            SnapshotData::Received(writer) => Some(writer.save_async()),
             // Openraft installs the current snapshot again when a node starts.
-            SnapshotData::Stored(reader) if reader.is_of(self.core.shared()) => {}
+            SnapshotData::Stored(reader) if reader.is_of(self.core.shared()) => None,
             SnapshotData::Stored(mut reader) => {
-                let mut writer =
-                    SnapshotWriter::begin(&self.core, encode_meta::<C>(meta)).map_err(io_error)?;
-                io::copy(&mut reader, &mut writer)?;
-                writer.save().map_err(io_error)?;
+                let (core, meta) = (Arc::clone(&self.core), encode_meta::<C>(meta));
+                let copy = move |out: &mut dyn Write| io::copy(&mut reader, out).map(drop);
+                Some(self.core.defer_beside(move || SnapshotWriter::build(&core, meta, copy)))
             }
+        };
+        if let Some(saved) = saved {
+            saved.await.map_err(io_error)?;
         }
         SnapshotReader::open(self.core.shared()).map_err(io_error)
     }
