@@ -80,6 +80,8 @@ fn check(disk: &SimDisk, seed: u64, before: &BTreeMap<u64, Vec<u8>>, context: &s
                 assert!(named.is_some(), "{context}: record {index} is not called lost ({lost:?}): {damage}");
                 assert_eq!(damage.records, named, "{context}");
             }
+            // Of a rewritten segment.
+            Err(Error::LeftOut { .. }) => assert!(!before.contains_key(&index), "{context}: {index}"),
             Err(error) => panic!("{context}: record {index}: {error}"),
         }
     }
@@ -210,6 +212,51 @@ fn a_crash_at_any_moment_of_a_repair_costs_nothing() {
                     break;
                 }
             }
+        }
+    }
+}
+
+/// A stream whose second and third segments were rewritten as one, without two thirds of their records.
+fn rewritten(seed: u64) -> SimDisk {
+    let disk = recorded(seed, 60, true);
+    let stream = RecordStream::open_in(sim_env(&disk, seed + 1), DIR, options()).unwrap();
+    let bases: Vec<u64> = files(&disk, "seg")
+        .iter()
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().parse().unwrap())
+        .collect();
+    let run = bases[1]..bases[3];
+    let kept: Vec<_> = run.clone().filter(|index| index % 3 == 1).map(|index| stream.read(index)).collect();
+    stream.replace_sealed(run, &mut kept.into_iter()).unwrap();
+    stream.close().unwrap();
+    disk.restart()
+}
+
+#[test]
+fn a_damaged_block_of_a_rewritten_segment_costs_its_own_records_and_no_others() {
+    let sound = rewritten(20);
+    let path = files(&sound, "seg").into_iter().find(|path| path.to_str().unwrap().contains('-')).unwrap();
+    let sectors = sound.contents(&path).unwrap().len() as u64 / 512;
+    for (mode, lose_manifest) in
+        [(RepairMode::Keep, false), (RepairMode::Cut, false), (RepairMode::Keep, true)]
+    {
+        for sector in 0..sectors {
+            let disk = sound.power_fail(CrashStyle::EverythingUnsynced, 0);
+            disk.zero_sector(&path, sector).unwrap();
+            let context = format!("{mode:?}, manifest lost {lose_manifest}, sector {sector}");
+            let mut before = readable(&disk, 25);
+            if lose_manifest {
+                for path in files(&disk, "a").iter().chain(&files(&disk, "b")) {
+                    disk.truncate_raw(path, 0).unwrap();
+                }
+            }
+            let plan =
+                plan(&sim_env(&disk, 27), DIR, mode).unwrap_or_else(|error| panic!("{context}: {error}"));
+            plan.apply().unwrap_or_else(|error| panic!("{context}: {error}\n{plan}"));
+            if let Some(cut) = &plan.cut {
+                before.retain(|index, _| *index < cut.start);
+            }
+            let lost = check(&disk, 28, &before, &context);
+            assert_eq!(lost, plan.lost, "{context}");
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::data_stream::read_mark;
 use crate::directory;
 use crate::error::{Corruption, Error, Result};
 use crate::final_data::{Salvaged, State, salvage};
-use crate::io::ANY_UNIT_BYTES;
+use crate::io::{ANY_UNIT_BYTES, DirEntry};
 use crate::stream::options::StreamOptions;
 use crate::stream::recovery::refuse_orphans;
 use crate::stream::repair::examine::{Examined, Expected, Readable, examine};
@@ -105,6 +105,15 @@ pub(super) fn for_stream(
 
 /// Base indexes and lengths of the segment files, in order.
 fn bases(plan: &RepairPlan) -> Result<Vec<(u64, u64)>> {
+    let mut bases: Vec<_> = segment_files(plan)?.into_iter().map(|(base, _, len)| (base, len)).collect();
+    bases.sort_unstable();
+    // A crash may leave a rewritten segment beside the one it replaced.
+    bases.dedup_by_key(|(base, _)| *base);
+    Ok(bases)
+}
+
+/// Base index, name and length of each segment file.
+fn segment_files(plan: &RepairPlan) -> Result<Vec<(u64, String, u64)>> {
     let entries = plan.env.disk.list(&plan.dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Error::NotFound {
             path: plan.dir.clone(),
@@ -113,17 +122,11 @@ fn bases(plan: &RepairPlan) -> Result<Vec<(u64, u64)>> {
         },
         _ => Error::io("list", &plan.dir, error),
     })?;
-    let mut bases: Vec<_> = entries
-        .iter()
-        .filter_map(|entry| {
-            let rewritten = directory::rewritten_of(&entry.name).map(|(base, _)| base);
-            directory::base_index_of(&entry.name).or(rewritten).map(|base| (base, entry.len))
-        })
-        .collect();
-    bases.sort_unstable();
-    // A crash may leave a rewritten segment beside the one it replaced.
-    bases.dedup_by_key(|(base, _)| *base);
-    Ok(bases)
+    let base_of = |name: &str| {
+        directory::base_index_of(name).or_else(|| directory::rewritten_of(name).map(|(base, _)| base))
+    };
+    let file = |entry: DirEntry| Some((base_of(&entry.name)?, entry.name, entry.len));
+    Ok(entries.into_iter().filter_map(file).collect())
 }
 
 fn readable_manifest(left: &Salvaged) -> Option<Manifest> {
@@ -316,7 +319,8 @@ fn of_segments(
     for (at, (mut piece, surveyed, _)) in pieces.into_iter().enumerate() {
         piece.bad_tailers.clone_from(&surveyed.bad_tailers);
         note(plan, &mut found, surveyed);
-        found.is_blocked = at == last && piece.good_end.1 < piece.entry.next_index;
+        let is_sparse = piece.file.as_ref().is_some_and(|file| file.header.is_sparse);
+        found.is_blocked = at == last && (is_sparse || piece.good_end.1 < piece.entry.next_index);
         found.pieces.push(piece);
     }
     Ok(found)
@@ -459,7 +463,7 @@ fn mend_in_place<'a>(
     let mut steps = Vec::new();
     for piece in pieces {
         let Some(file) = &piece.file else { continue };
-        let name = segment_name(piece.entry.base_index);
+        let name = file.name();
         if file.is_inferred {
             let FileHeader { compression, in_flight_bytes, record_limit_bytes, .. } = settings;
             let header = FileHeader { compression, in_flight_bytes, record_limit_bytes, ..file.header };
@@ -520,7 +524,7 @@ fn go_on_behind(plan: &mut RepairPlan, found: &Found, manifest: &mut Manifest) -
 /// Plans to go on in a segment from its beginning.
 fn reuse(plan: &mut RepairPlan, piece: &Piece, file: &Readable, manifest: &mut Manifest) {
     let base_index = piece.entry.base_index;
-    plan.copy(&segment_name(base_index), piece.written.clone());
+    plan.copy(&file.name(), piece.written.clone());
     manifest.segments.push(SegmentEntry {
         next_index: base_index,
         end_position: file.block_bytes(),
@@ -535,12 +539,14 @@ fn begin_segment(plan: &mut RepairPlan, found: &Found, index: u64, manifest: &mu
         segment_id: 0,
         base_index: index,
         epoch: manifest.epoch,
+        is_sparse: false,
         ..settings_of(found)
     };
     let path = directory::segment_path(&plan.dir, index);
     // Whatever has the name is replaced.
-    if let Some((_, len)) = bases(plan)?.into_iter().find(|(base, _)| *base == index) {
-        plan.copy(&segment_name(index), 0..len);
+    let replaced = segment_name(index);
+    if let Some((_, name, len)) = segment_files(plan)?.into_iter().find(|(_, name, _)| *name == replaced) {
+        plan.copy(&name, 0..len);
     }
     plan.steps.push(RepairStep::BeginSegment { path, header });
     manifest.segments.push(SegmentEntry {
@@ -570,11 +576,23 @@ fn cut(plan: &mut RepairPlan, found: &Found, index: u64, manifest: &mut Manifest
         (Some(file), Some((position, _))) => {
             copy_behind(plan, piece, position);
             manifest.segments.push(SegmentEntry { next_index: index, end_position: position, ..piece.entry });
-            after.push(RepairStep::CleanEnd { path: file.path.clone(), position });
+            let clean = RepairStep::CleanEnd { path: file.path.clone(), position };
+            if file.header.is_sparse {
+                // Nothing is written on in a rewritten segment. No open cleans the end of a sealed one, so that comes
+                // before the manifest: what is cut here is lost or behind what is lost.
+                plan.steps.push(clean);
+                begin_segment(plan, found, index, manifest)?;
+            } else {
+                after.push(clean);
+            }
         }
-        (Some(file), None) if piece.entry.base_index == index => reuse(plan, piece, file, manifest),
+        (Some(file), None) if piece.entry.base_index == index && !file.header.is_sparse => {
+            reuse(plan, piece, file, manifest);
+        }
         _ => {
-            if piece.entry.base_index != index {
+            if piece.entry.base_index != index
+                || piece.file.as_ref().is_some_and(|file| file.header.is_sparse)
+            {
                 after.extend(take_away(plan, piece));
             }
             begin_segment(plan, found, index, manifest)?;
@@ -587,25 +605,27 @@ fn cut(plan: &mut RepairPlan, found: &Found, index: u64, manifest: &mut Manifest
 /// Plans to copy and then remove a segment.
 fn take_away(plan: &mut RepairPlan, piece: &Piece) -> Option<RepairStep> {
     let file = piece.file.as_ref()?;
-    plan.copy(&segment_name(piece.entry.base_index), piece.written.clone());
+    plan.copy(&file.name(), piece.written.clone());
     Some(RepairStep::Remove { path: file.path.clone() })
 }
 
 /// Plans to copy what a segment holds behind a position.
 fn copy_behind(plan: &mut RepairPlan, piece: &Piece, position: u64) {
-    if position < piece.written.end {
+    if let Some(file) = piece.file.as_ref().filter(|_| position < piece.written.end) {
         let start = position / ANY_UNIT_BYTES as u64 * ANY_UNIT_BYTES as u64;
-        plan.copy(&segment_name(piece.entry.base_index), start..piece.written.end);
+        plan.copy(&file.name(), start..piece.written.end);
     }
 }
 
 /// Plans to copy and remove the segment files that a rebuilt manifest does not name: the next open would remove them.
 fn put_aside(plan: &mut RepairPlan, found: &Found) -> Result<Vec<RepairStep>> {
-    let is_named = |base: u64| found.pieces.iter().any(|piece| piece.entry.base_index == base);
+    let is_named = |name: &str| {
+        found.pieces.iter().any(|piece| piece.file.as_ref().is_some_and(|file| file.name() == name))
+    };
     let mut steps = Vec::new();
-    for (base, len) in bases(plan)?.into_iter().filter(|(base, _)| !is_named(*base)) {
-        plan.copy(&segment_name(base), 0..len);
-        let path = directory::segment_path(&plan.dir, base);
+    for (_, name, len) in segment_files(plan)?.into_iter().filter(|(_, name, _)| !is_named(name)) {
+        plan.copy(&name, 0..len);
+        let path = plan.dir.join(name);
         let is_replaced = plan
             .steps
             .iter()

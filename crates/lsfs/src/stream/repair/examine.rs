@@ -52,9 +52,18 @@ pub(super) struct Expected<'a> {
 pub(super) fn examine(env: &Env, dir: &Path, expected: Expected<'_>) -> Result<Examined> {
     let rewritten =
         expected.named.map(|(entry, _)| directory::rewritten_path(dir, entry.base_index, entry.segment_id));
-    let path = rewritten
+    let mut path = rewritten
         .filter(|path| env.disk.exists(path))
         .unwrap_or_else(|| directory::segment_path(dir, expected.base_index));
+    if expected.named.is_none() && !env.disk.exists(&path) {
+        // Without a manifest nothing says which id a rewritten segment must have.
+        let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, error))?;
+        let is_it =
+            |name: &str| directory::rewritten_of(name).is_some_and(|(base, _)| base == expected.base_index);
+        if let Some(entry) = entries.iter().find(|entry| is_it(&entry.name)) {
+            path = dir.join(&entry.name);
+        }
+    }
     let records = expected.named.map(|(entry, _)| entry.base_index..entry.next_index);
     let unreadable = |reason: String| {
         Ok(Examined::Unreadable(Corruption {
@@ -146,7 +155,7 @@ fn infer_header(file: &dyn File, expected: Expected<'_>) -> Result<Option<FileHe
                     epoch: block.epoch,
                     in_flight_bytes: StreamOptions::default().in_flight_bytes as u32,
                     record_limit_bytes: StreamOptions::RECORD_LIMIT_BYTES_MAX,
-                    is_sparse: false,
+                    is_sparse: is_rewritten(file.path()),
                 }));
             }
         }
@@ -163,7 +172,19 @@ pub(super) struct Witness {
     pub(super) epoch: u32,
 }
 
+/// Whether the name is that of a rewritten segment.
+fn is_rewritten(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| directory::rewritten_of(name).is_some())
+}
+
 impl Readable {
+    /// The name of its file in the directory.
+    pub(super) fn name(&self) -> String {
+        self.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
     pub(super) fn block_bytes(&self) -> u64 {
         self.header.block_bytes.into()
     }
