@@ -314,10 +314,15 @@ impl Inner {
 
     /// Moves what is live out of a segment.
     fn compact(&self, maintenance: &mut Maintenance, number: u32) -> Result<()> {
+        if self.log.segments().iter().any(|info| info.number == number && info.live_bytes == 0) {
+            // Nothing to move: it need not be read.
+            maintenance.retired.insert(number);
+            return Ok(());
+        }
         // The oldest that is left when this one is gone; what was retired is still there.
         let oldest_left = self.log.segments().iter().map(|info| info.number).find(|&other| other != number);
         let mut entries = self.log.iter_from(number, 0);
-        let mut group: Vec<Entry> = Vec::new();
+        let (mut group, mut group_bytes) = (Vec::new(), 0);
         loop {
             let entry = match entries.next_entry() {
                 Ok(entry) => entry.filter(|entry| entry.pointer.segment == number),
@@ -329,11 +334,12 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             };
             let is_end = entry.is_none();
+            group_bytes += entry.as_ref().map_or(0, |entry| entry.body.len());
             group.extend(entry);
-            let bytes: usize = group.iter().map(|entry| entry.body.len()).sum();
-            if is_end || bytes >= MOVE_BYTES {
+            if is_end || group_bytes >= MOVE_BYTES {
                 self.move_live(&group, oldest_left)?;
                 group.clear();
+                group_bytes = 0;
             }
             if is_end {
                 break;

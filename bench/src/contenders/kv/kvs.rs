@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use kvs::{Batch, Durability, KvStore, Options};
 
-use super::{Counters, KeyReader, KeyValue, KvPlan};
+use super::{Counters, KeyReader, KeyValue, KvPlan, ScanTally};
 use crate::kv_data::Key;
 
 /// Opens it with its default options, but for the budget of the index.
@@ -42,7 +42,12 @@ impl KeyValue for Kvs {
     }
 
     fn scan(&self) -> Result<(u64, u64)> {
-        anyhow::bail!("kvs has no ordered scan")
+        let mut tally = ScanTally::default();
+        for pair in self.store.iter()? {
+            let (key, value) = pair?;
+            tally.add(&key, &value);
+        }
+        Ok(tally.of())
     }
 
     fn sync(&self) -> Result<()> {
@@ -65,12 +70,6 @@ struct Reader {
 
 impl KeyReader for Reader {
     fn get(&mut self, key: &[u8], value: &mut Vec<u8>) -> Result<bool> {
-        match self.store.get_bytes(key)? {
-            Some(bytes) => {
-                *value = bytes;
-                Ok(true)
-            }
-            None => Ok(false),
-        }
+        Ok(self.store.get_into(key, value)?)
     }
 }
