@@ -175,7 +175,7 @@ impl Inner {
 
     // ---- checkpoints ----
 
-    fn checkpoint_is_due(&self) -> bool {
+    pub(crate) fn checkpoint_is_due(&self) -> bool {
         let tail = self.writer().tail_bytes;
         tail >= TAIL_UNITS_MAX * self.options.unit_bytes() || tail >= self.worth_a_checkpoint(TAIL_UNITS_MIN)
     }

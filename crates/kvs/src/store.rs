@@ -425,6 +425,19 @@ impl KvStore {
         self.inner().checkpoint()
     }
 
+    /// Makes a checkpoint if so much was written since the last one that it is worth it; answers whether. For programs
+    /// that work long without a background, which does the same.
+    ///
+    /// # Errors
+    /// As for [`KvStore::checkpoint`].
+    pub fn checkpoint_if_due(&self) -> Result<bool> {
+        let is_due = self.inner().checkpoint_is_due();
+        if is_due {
+            self.inner().checkpoint()?;
+        }
+        Ok(is_due)
+    }
+
     /// Gives back the space of what no key needs any more. `progress` is called behind each segment with how many were
     /// compacted; `false` from it ends the work.
     ///

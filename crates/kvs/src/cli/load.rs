@@ -40,6 +40,8 @@ pub(crate) fn run(place: &Place, args: &LoadArgs) -> CommandResult {
         };
         if bytes >= BATCH_BYTES {
             store.write(&batch)?;
+            // Whoever reads beside this, or opens the store after a kill, reads the log from here on.
+            store.checkpoint_if_due()?;
             (batch, bytes) = (Batch::new(), 0);
         }
         next = next_line(&mut lines)?;

@@ -5,6 +5,7 @@
 
 mod backup;
 mod batch;
+mod bench;
 mod cas;
 mod compact;
 mod completions;
@@ -60,6 +61,7 @@ enum Command {
     Watch(watch::WatchArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
+    Bench(bench::BenchArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -83,6 +85,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Watch(args) => watch::run(place, &args),
         Command::Backup(args) => backup::run(place, &args),
         Command::Restore(args) => restore::run(place, &args),
+        Command::Bench(args) => bench::run(place, &args),
         Command::Completions(args) => completions::run(&args),
     })
 }

@@ -267,6 +267,9 @@ fn completions_name_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = kvs(dir.path(), &["completions", shell]).stdout();
         assert!(script.contains("compact") && script.contains("repair"), "{shell}");
+        for name in ["watch", "backup", "restore", "bench", "no-wait", "value-bytes"] {
+            assert!(script.contains(name), "{shell}: {name}");
+        }
     }
 }
 
@@ -282,4 +285,20 @@ fn an_answer_that_cannot_be_printed_is_an_error() {
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success(), "an empty value");
     kvs(dir.path(), &["get", "c"]).expect(0, "\n");
+}
+
+#[test]
+fn bench_measures_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    kvs(&dir.path().join("."), &["--dir", "missing", "bench"]).fails(3, &["missing is not a directory"]);
+    let text = kvs(dir.path(), &["bench", "--seconds", "1", "--json"]).stdout();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 4);
+    for case in cases {
+        assert!(case["per_second"].as_f64().unwrap() > 0.0, "{case}");
+        assert!(case["p50_us"].as_f64() <= case["p99_us"].as_f64(), "{case}");
+    }
+    assert!(is_empty(dir.path()));
+    kvs(dir.path(), &["bench", "--seconds", "0"]).fails(2, &["--seconds"]);
 }

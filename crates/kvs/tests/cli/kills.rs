@@ -234,3 +234,29 @@ fn a_killed_backup_is_never_taken_for_a_whole_one() {
     }
     eprintln!("{unfinished} backups were cut short, {whole} are whole");
 }
+
+#[test]
+fn a_long_load_makes_checkpoints_so_that_little_is_read_after_a_kill() {
+    const LINES: u64 = 14_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = spawn(&mut command(dir.path(), &["load"]));
+    let mut stdin = child.stdin.take().unwrap();
+    for n in 0..LINES {
+        writeln!(stdin, "{{\"key\":\"key {n}\",\"value\":\"{n:01000}\"}}").unwrap();
+    }
+    // Killed when most of it is there; the rest waits in a batch that is not full.
+    let reader = loop {
+        match kvs::KvReader::open(dir.path()) {
+            Err(_) => std::thread::yield_now(),
+            Ok(reader) => break reader,
+        }
+    };
+    while !reader.contains(format!("key {}", LINES - 3_000)).unwrap() {
+        std::thread::yield_now();
+    }
+    kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
+    child.wait().unwrap();
+    let store = open(dir.path(), false);
+    let (keys, replayed) = (store.stats().keys, store.open_report().replayed);
+    assert!(keys > LINES - 3_000 && replayed < keys * 2 / 3, "{replayed} of {keys} were read");
+}
