@@ -49,6 +49,7 @@ mod metrics;
 mod mutant;
 mod segment_set;
 mod stream;
+mod write_path;
 
 pub use clerk::{Clerk, ClerkReport, IndexFault, IndexReport, rebuild, run_once, verify_index};
 pub use data_stream::{DataReader, DataStream, DataStreamOptions};
@@ -66,5 +67,6 @@ pub use segment_set::{
 pub use stream::repair;
 pub use stream::{
     Cursor, Pending, Progress, Reader, Record, RecordRef, RecordStream, ReverseCursor, SegmentInfo,
-    SpacePolicy, StreamInfo, StreamOptions, StreamStats, VerifyReport, inspect, verify,
+    StreamInfo, StreamOptions, StreamStats, VerifyReport, inspect, verify,
 };
+pub use write_path::space::SpacePolicy;

@@ -1,8 +1,8 @@
 //! The write path: entries into frames, frames to the disk, waiters to their answers.
 //!
 //! The principal type is [`Appender`]. Entries become frames in the open buffer under one short lock; one thread at a
-//! time carries a buffer to the disk, as in a record stream (docs/design/0002-group-commit.md). What is different: a
-//! write need not be synced, and so *written* and *durable* are two places.
+//! time carries a buffer to the disk ([`WritePath`]). What is different from a record stream: a write need not be synced,
+//! and so *written* and *durable* are two places.
 //!
 //! **Invariants.** One write of frames at a time. `durable <= written <= appended`, and `durable` moves only after a
 //! write or sync that covers it has returned success. A frame says that it is a witness only if everything before it
@@ -12,8 +12,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::codec::{
@@ -24,17 +24,17 @@ use crate::directory::{self, WriterLock};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::final_data::StatePair;
-use crate::io::{Access, AlignedBuf, Background, EventWord, File, SharedPage, Step, WriteSync};
+use crate::io::{Access, AlignedBuf, File, SharedPage, Step, WriteSync};
 use crate::metrics::{Counter, Histogram};
 use crate::mutant::{self, Mutant};
 use crate::segment_set::image::{Image, OpenBuffer, RecentImages};
 use crate::segment_set::options::{Durability, PAGE_BYTES, SEGMENT_BYTES_MAX, SetKind, SetOptions};
 use crate::segment_set::segment::{FrameSource, Segment, SegmentPlace, Window, segment_name};
-use crate::stream::live::{self, Published};
-use crate::stream::space::{Space, Spare};
-
-/// The sequence number of a buffer; buffers are written in this order.
-type Sequence = u64;
+use crate::write_path::group_commit::{
+    Filling, GATHER_PAUSE, GroupCommit, Sequence, Turns, WritePath, parity,
+};
+use crate::write_path::live::{self, Published};
+use crate::write_path::space::{Space, Spare};
 
 /// Buffered entries are written after this time at the latest.
 const BUFFERED_FOR_MAX: Duration = Duration::from_millis(100);
@@ -42,12 +42,6 @@ const BUFFERED_FOR_MAX: Duration = Duration::from_millis(100);
 const BUFFERED_BYTES_MAX: usize = 1 << 20;
 /// The list learns the end of the active segment anew after so many bytes: what an open has to verify.
 const LIST_REFRESH_BYTES: u64 = 8 << 20;
-/// How long a batch waits for the next of those who are expected; about a sixth of a sync.
-const GATHER_PAUSE: Duration = Duration::from_micros(20);
-/// A batch this long is not worth waiting for more.
-const GATHER_BYTES_MAX: usize = 64 << 10;
-/// So many waiters that gathering ends.
-const ENOUGH: u32 = u32::MAX;
 /// What a footer without bytes of the user takes; kept free in every segment.
 const FOOTER_RESERVE_BYTES: u64 = (FRAME_HEADER_BYTES_MIN + FOOTER_BYTES) as u64;
 
@@ -67,20 +61,11 @@ pub(crate) struct Appender {
     /// All segments by number, the active one included.
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
     tail: Mutex<Tail>,
-    /// Appenders waiting for room in the buffer, and whoever waits to be exclusive.
-    room: Condvar,
-    /// Every buffer up to this one is durable.
-    done: AtomicU64,
+    group: GroupCommit,
     disk_was_full: AtomicBool,
-    /// How many waiters are in the buffer being filled, or [`ENOUGH`]; for whoever gathers, who holds no lock.
-    arrived: AtomicU32,
-    /// Sleepers wait on the word of their buffer's parity, so one wake reaches just that batch.
-    words: [EventWord; 2],
     pub(crate) space: Space,
     live: Box<dyn SharedPage>,
     lock: Mutex<Option<WriterLock>>,
-    committer: OnceLock<Box<dyn Background>>,
-    preparer: OnceLock<Box<dyn Background>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -103,7 +88,7 @@ pub(crate) struct Metrics {
 }
 
 /// The state behind the one lock of the write path.
-struct Tail {
+pub(crate) struct Tail {
     active: Arc<Segment>,
     file: Arc<dyn File>,
     identity: FrameIdentity,
@@ -116,20 +101,11 @@ struct Tail {
     appended: Tally,
     written: Tally,
     durable: Tally,
-    /// The buffer that is being filled, how many wait for it, and how many waited for the last one.
-    filling: Sequence,
-    filling_waiters: u32,
-    last_waiters: u32,
+    turns: Turns,
     /// When the oldest buffered entry came that nobody waits for.
     buffered_since: Option<Duration>,
-    flushing: bool,
-    /// Somebody changes more than the buffer: nobody else may append or flush.
-    exclusive: bool,
-    /// The committer was kicked, or will look by itself when buffered entries are old enough.
-    committer_kicked: bool,
+    /// The committer will look by itself when buffered entries are old enough.
     committer_pauses: bool,
-    room_waiters: u32,
-    sleepers: [u32; 2],
     recent: RecentImages,
     average_write_bytes: u64,
     failure: Option<Failure>,
@@ -201,6 +177,7 @@ impl Appender {
         tail.sealed_bytes = sealed.iter().filter_map(|segment| Some(u64::from(segment.sealed()?.end))).sum();
         let list_version = AtomicU64::new(pair.state().map_or(0, |state| state.version));
         let segments = sealed.into_iter().chain([active]).map(|segment| (segment.number, segment)).collect();
+        let group = GroupCommit::new(Arc::clone(&env.runtime));
         let appender = Arc::new(Appender {
             env,
             dir,
@@ -214,16 +191,11 @@ impl Appender {
             listed_end: AtomicU64::new(tally.end.into()),
             segments: RwLock::new(segments),
             tail: Mutex::new(tail),
-            room: Condvar::new(),
-            done: AtomicU64::new(0),
+            group,
             disk_was_full: AtomicBool::new(false),
-            arrived: AtomicU32::new(0),
-            words: Default::default(),
             space,
             live,
             lock: Mutex::new(Some(lock)),
-            committer: OnceLock::new(),
-            preparer: OnceLock::new(),
             metrics: Metrics::default(),
         });
         appender.spawn_background()?;
@@ -239,52 +211,12 @@ impl Appender {
         self.tail().frame_epoch == u16::MAX
     }
 
-    fn spawn_background(self: &Arc<Self>) -> Result<()> {
-        let spawn = |name, step: fn(&Appender) -> Step| {
-            let appender: Weak<Appender> = Arc::downgrade(self);
-            let task = Box::new(move || appender.upgrade().map_or(Step::Idle, |appender| step(&appender)));
-            self.env
-                .runtime
-                .spawn(name, task)
-                .map_err(|error| Error::io("start a thread for", &self.dir, error))
-        };
-        let (committer, preparer) =
-            (spawn("lsfs-commit", Appender::commit_step)?, spawn("lsfs-space", Appender::prepare_step)?);
-        // Set once, here, before anybody else has the appender.
-        let _first = (self.committer.set(committer), self.preparer.set(preparer));
-        Ok(())
-    }
-
-    fn tail(&self) -> TailGuard<'_> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn list(&self) -> MutexGuard<'_, ListFile> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_durable(&self) -> bool {
         self.options.kind == SetKind::Durable
-    }
-
-    fn wait_for_room<'a>(&self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
-        tail.room_waiters += 1;
-        let mut tail = self.room.wait(tail).unwrap_or_else(PoisonError::into_inner);
-        tail.room_waiters -= 1;
-        tail
-    }
-
-    fn announce_room(&self, tail: &Tail) {
-        if tail.room_waiters > 0 {
-            self.room.notify_all();
-        }
-    }
-
-    fn check_usable(&self, tail: &Tail) -> Result<()> {
-        if let Some(failure) = &tail.failure {
-            return Err(Error::Poisoned { path: self.dir.clone(), cause: Box::new(failure.cause.clone()) });
-        }
-        if tail.closed { Err(Error::Closed { path: self.dir.clone() }) } else { Ok(()) }
     }
 
     // ---- appending ----
@@ -303,7 +235,7 @@ impl Appender {
         self.metrics.appended_entries.add(entries.len() as u64);
         self.metrics.appended_bytes.add(bytes as u64);
         if durability == Durability::Sync && self.is_durable() {
-            self.count_waiter(&mut tail);
+            self.group.count_waiter(&mut *tail);
             self.commit(tail, batch)?;
             return Ok(pointers);
         }
@@ -323,8 +255,8 @@ impl Appender {
         loop {
             self.check_usable(&tail)?;
             let needed = tail.end_with(entries) - tail.buffer.end();
-            if tail.exclusive {
-                tail = self.wait_for_room(tail);
+            if tail.turns.exclusive {
+                tail = self.group.wait_for_room(tail);
             } else if tail.must_seal(entries) {
                 drop(tail);
                 self.roll(Some(entries))?;
@@ -333,8 +265,8 @@ impl Appender {
                 || tail.buffer.pending_bytes() as u64 + needed <= self.options.in_flight_bytes as u64
             {
                 break;
-            } else if tail.flushing {
-                tail = self.wait_for_room(tail);
+            } else if tail.turns.flushing {
+                tail = self.group.wait_for_room(tail);
             } else {
                 tail = self.flush(tail, false);
                 if tail.buffer.pending_bytes() > 0 {
@@ -347,50 +279,25 @@ impl Appender {
         for (number, entry) in entries.iter().enumerate() {
             pointers.push(tail.put(entry, number + 1 < entries.len()));
         }
-        let batch = tail.filling;
+        let batch = tail.turns.filling;
         Ok((tail, pointers, batch))
     }
 
     /// Makes everything appended so far durable; in a cache, hands it to the system.
     pub(crate) fn sync(&self) -> Result<()> {
-        let tail = self.tail();
-        let batch = if tail.buffer.pending_bytes() == 0 { tail.filling - 1 } else { tail.filling };
+        let mut tail = self.tail();
+        if tail.buffer.pending_bytes() == 0 {
+            let last = tail.turns.filling - 1;
+            return self.commit(tail, last);
+        }
+        // Counted, so that nobody takes the buffer for one that nobody waits for.
+        self.group.count_waiter(&mut *tail);
+        let batch = tail.turns.filling;
         self.commit(tail, batch)
     }
 
-    /// Returns when the buffer is durable: flushes it here if nobody else is flushing, sleeps otherwise.
-    fn commit<'a>(&'a self, mut tail: TailGuard<'a>, batch: Sequence) -> Result<()> {
-        loop {
-            if self.done.load(Ordering::Acquire) >= batch {
-                return Ok(());
-            }
-            if let Some(failure) = &tail.failure {
-                return Err(self.failure_of(failure, batch));
-            }
-            if !tail.flushing && !tail.exclusive {
-                tail = self.flush(self.gather(tail), true);
-                if tail.buffer.pending_bytes() > 0 && !tail.flushing {
-                    self.kick_committer(tail);
-                    tail = self.tail();
-                }
-                continue;
-            }
-            let word = &self.words[parity(batch)];
-            tail.sleepers[parity(batch)] += 1;
-            let seen = word.load();
-            drop(tail);
-            if !self.env.runtime.run_instead_of_waiting() {
-                word.wait(seen);
-            }
-            if self.done.load(Ordering::Acquire) >= batch {
-                return Ok(());
-            }
-            tail = self.tail();
-        }
-    }
-
     /// What the failure means for a buffer that was waiting.
-    fn failure_of(&self, failure: &Failure, batch: Sequence) -> Error {
+    fn error_of(&self, failure: &Failure, batch: Sequence) -> Error {
         let cause = Box::new(failure.cause.clone());
         if batch == failure.batch {
             let (path, positions) = (failure.path.clone(), failure.positions.clone());
@@ -401,99 +308,29 @@ impl Appender {
 
     // ---- flushing ----
 
-    /// Sees to it that what waits in the buffer is written, at once or when its time has come.
-    fn kick_committer(&self, mut tail: TailGuard<'_>) {
-        let is_urgent = tail.filling_waiters > 0 || tail.buffer.pending_bytes() >= BUFFERED_BYTES_MAX;
-        if tail.flushing || tail.exclusive || tail.committer_kicked || (tail.committer_pauses && !is_urgent) {
-            // Whoever flushes or is exclusive looks again before it goes.
-            return;
-        }
-        tail.committer_kicked = true;
-        drop(tail);
-        if let Some(committer) = self.committer.get() {
-            committer.kick();
-        }
-    }
-
-    /// The background committer: carries on as long as somebody waits, and writes what was buffered long enough.
-    fn commit_step(&self) -> Step {
-        let mut tail = self.tail();
-        (tail.committer_kicked, tail.committer_pauses) = (false, false);
-        while !tail.flushing && !tail.exclusive && tail.failure.is_none() && tail.buffer.pending_bytes() > 0 {
-            if tail.filling_waiters > 0 {
-                tail = self.flush(self.gather(tail), true);
-                continue;
-            }
-            let age = tail
-                .buffered_since
-                .map_or(Duration::ZERO, |since| self.env.runtime.now().saturating_sub(since));
-            if tail.buffer.pending_bytes() < BUFFERED_BYTES_MAX && age < BUFFERED_FOR_MAX {
-                tail.committer_pauses = true;
-                return Step::After(BUFFERED_FOR_MAX - age);
-            }
-            tail = self.flush(tail, false);
-        }
-        Step::Idle
-    }
-
-    /// Counts somebody who waits for the buffer being filled.
-    fn count_waiter(&self, tail: &mut Tail) {
-        tail.filling_waiters += 1;
-        let enough = tail.is_gathered();
-        self.arrived.store(if enough { ENOUGH } else { tail.filling_waiters }, Ordering::Release);
-    }
-
-    /// Lets those who were woken by the last batch come back before the next one leaves; see docs/design/0002. It takes
-    /// no lock while it looks, for those it waits for need it.
-    fn gather<'a>(&'a self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
-        if tail.last_waiters < 2 || tail.is_gathered() {
-            return tail;
-        }
-        // Others sleep or return meanwhile, as while a buffer is in flight.
-        tail.flushing = true;
-        let mut seen = tail.filling_waiters;
-        self.arrived.store(seen, Ordering::Release);
-        drop(tail);
-        let mut last_arrival = self.env.runtime.now();
-        loop {
-            let arrived = self.arrived.load(Ordering::Acquire);
-            let now = self.env.runtime.now();
-            if arrived == ENOUGH || (arrived == seen && now.saturating_sub(last_arrival) > GATHER_PAUSE) {
-                break;
-            }
-            if arrived != seen {
-                (seen, last_arrival) = (arrived, now);
-            }
-            self.env.runtime.yield_now();
-        }
-        let mut tail = self.tail();
-        tail.flushing = false;
-        tail
-    }
-
     /// Carries the open buffer to the disk, and everything written before to the medium if `sync` says so or somebody
     /// waits; then answers those who wait.
     ///
     /// The caller has seen, under this lock, that nobody else is flushing. Afterwards there may be a new buffer to
     /// flush; if the caller goes away it kicks the committer.
     fn flush<'a>(&'a self, mut tail: TailGuard<'a>, sync: bool) -> TailGuard<'a> {
-        debug_assert!(!tail.flushing);
+        debug_assert!(!tail.turns.flushing);
         if tail.failure.is_some() {
-            self.announce_room(&tail);
+            self.group.announce_room(&tail.turns);
             return tail;
         }
-        let sync = (sync || tail.filling_waiters > 0) && self.is_durable();
+        let sync = (sync || tail.turns.filling_waiters > 0) && self.is_durable();
         let image = (tail.buffer.pending_bytes() > 0).then(|| tail.take_buffer());
         if image.is_none() && !(sync && tail.durable != tail.written) {
-            self.announce_room(&tail);
+            self.group.announce_room(&tail.turns);
             return tail;
         }
-        let (written, batch) = (tail.appended, tail.filling - 1);
+        let (written, batch) = (tail.appended, tail.turns.filling - 1);
         let unsynced = tail.durable != tail.written;
         let start = u64::from(tail.durable.end);
         let (file, segment) = (Arc::clone(&tail.file), Arc::clone(&tail.active));
-        tail.flushing = true;
-        self.announce_room(&tail);
+        tail.turns.flushing = true;
+        self.group.announce_room(&tail.turns);
         drop(tail);
 
         let started = self.env.runtime.now();
@@ -511,7 +348,7 @@ impl Appender {
                 if sync || !self.is_durable() {
                     tail.durable = written;
                     self.publish(&tail);
-                    self.done.store(batch, Ordering::Release);
+                    self.group.set_done(batch);
                 }
             }
             Err(cause) => {
@@ -553,20 +390,19 @@ impl Appender {
 
     /// Wakes everybody who waited for this buffer, and looks after what is due.
     fn answer<'a>(&'a self, mut tail: TailGuard<'a>, batch: Sequence) -> TailGuard<'a> {
-        tail.flushing = false;
-        self.announce_room(&tail);
-        let word = &self.words[parity(batch)];
-        let has_sleepers = std::mem::take(&mut tail.sleepers[parity(batch)]) > 0;
+        tail.turns.flushing = false;
+        self.group.announce_room(&tail.turns);
+        let has_sleepers = tail.turns.take_sleepers(parity(batch));
         let is_due = self.is_background_due(&tail);
         if !has_sleepers && !is_due {
             return tail;
         }
         drop(tail);
         if has_sleepers {
-            word.set_and_wake_all(word.load().wrapping_add(1));
+            self.group.wake(parity(batch));
         }
-        if is_due && let Some(preparer) = self.preparer.get() {
-            preparer.kick();
+        if is_due {
+            self.group.kick_preparer();
         }
         self.tail()
     }
@@ -583,9 +419,12 @@ impl Appender {
         tail.recent.clear();
         tail.appended = tail.durable;
         // Whoever waits for a buffer or for room is told, wherever the failure came from.
-        tail.sleepers = [0; 2];
-        self.words.iter().for_each(|word| word.set_and_wake_all(word.load().wrapping_add(1)));
-        self.room.notify_all();
+        for parity in 0..2 {
+            if tail.turns.take_sleepers(parity) {
+                self.group.wake(parity);
+            }
+        }
+        self.group.announce_room(&tail.turns);
     }
 
     fn notice_full_disk(&self, cause: &Error) {
@@ -612,7 +451,7 @@ impl Appender {
 
     fn is_background_due(&self, tail: &Tail) -> bool {
         tail.failure.is_none()
-            && !tail.exclusive
+            && !tail.turns.exclusive
             && (self.is_list_stale(tail) || (tail.wants_spare_look() && self.wants_spare(tail)))
     }
 
@@ -624,31 +463,12 @@ impl Appender {
         u64::from(tail.durable.end) >= self.listed_end.load(Ordering::Relaxed) + LIST_REFRESH_BYTES
     }
 
-    fn prepare_step(&self) -> Step {
-        let (is_stale, wants_spare) = {
-            let tail = self.tail();
-            (self.is_list_stale(&tail), tail.wants_spare_look() && self.wants_spare(&tail))
-        };
-        if is_stale {
-            // A failure has stopped the set; whoever appends next is told.
-            let _told = self.refresh_list();
-        }
-        if wants_spare {
-            let (used, unused, average) = self.tail().space_facts();
-            if let Err(error) = self.space.prepare(used, unused, average) {
-                // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
-                tracing::warn!(dir = %self.dir.display(), %error, "could not make a spare segment ready");
-            }
-        }
-        Step::Idle
-    }
-
     /// Makes the present ends and released bytes durable in the list.
     pub(crate) fn refresh_list(&self) -> Result<()> {
         let mut list = self.list();
         {
             let tail = self.tail();
-            if tail.closed || tail.failure.is_some() || tail.exclusive {
+            if tail.closed || tail.failure.is_some() || tail.turns.exclusive {
                 return Ok(());
             }
         }
@@ -680,7 +500,7 @@ impl Appender {
             }
             Err(error) => {
                 let mut tail = self.tail();
-                let (batch, end) = (tail.filling, tail.written.end.into());
+                let (batch, end) = (tail.turns.filling, tail.written.end.into());
                 self.fail(&mut tail, error.clone(), batch, end..end);
                 Err(error)
             }
@@ -689,34 +509,11 @@ impl Appender {
 
     // ---- what needs the set for itself ----
 
-    /// Waits until nobody appends or flushes and everything appended is durable.
-    fn enter_exclusive<'a>(&'a self, mut tail: TailGuard<'a>) -> Result<TailGuard<'a>> {
-        while tail.exclusive {
-            tail = self.wait_for_room(tail);
-        }
-        self.check_usable(&tail)?;
-        tail.exclusive = true;
-        while tail.flushing {
-            tail = self.wait_for_room(tail);
-        }
-        while tail.failure.is_none() && (tail.buffer.pending_bytes() > 0 || tail.durable != tail.written) {
-            tail = self.flush(tail, true);
-        }
-        if let Err(error) = self.check_usable(&tail) {
-            self.leave_exclusive(tail);
-            return Err(error);
-        }
-        Ok(tail)
-    }
-
-    fn leave_exclusive(&self, mut tail: TailGuard<'_>) {
-        tail.exclusive = false;
-        self.announce_room(&tail);
-        if self.is_background_due(&tail) {
-            drop(tail);
-            if let Some(preparer) = self.preparer.get() {
-                preparer.kick();
-            }
+    /// Lets the others go on, and has done what is due.
+    fn let_go(&self, tail: TailGuard<'_>) {
+        self.leave_exclusive(tail);
+        if self.is_background_due(&self.tail()) {
+            self.group.kick_preparer();
         }
     }
 
@@ -731,7 +528,7 @@ impl Appender {
         let number = tail.active.number;
         // Somebody else may have done it while we waited.
         if entries.is_some_and(|entries| !tail.must_seal(entries)) {
-            self.leave_exclusive(tail);
+            self.let_go(tail);
             return Ok(number);
         }
         let needed = entries.map_or(0, |entries| tail.end_with(entries) - tail.buffer.end());
@@ -750,10 +547,10 @@ impl Appender {
             // Of these two nothing was written: the set goes on, and reclaiming gives space back.
             && !matches!(error, Error::NoSpace { .. } | Error::TooLarge { .. })
         {
-            let (batch, end) = (tail.filling, tail.written.end.into());
+            let (batch, end) = (tail.turns.filling, tail.written.end.into());
             self.fail(&mut tail, error.clone(), batch, end..end);
         }
-        self.leave_exclusive(tail);
+        self.let_go(tail);
         result.map(|()| number)
     }
 
@@ -934,7 +731,7 @@ impl Appender {
             let mut list = self.list();
             let saved = self.save(&mut list, true).and_then(|()| list.pair.close());
             drop(list);
-            self.leave_exclusive(self.tail());
+            self.let_go(self.tail());
             saved
         });
         self.tail().closed = true;
@@ -1007,6 +804,106 @@ pub(crate) struct Facts {
     pub(crate) epoch: u32,
 }
 
+impl WritePath for Appender {
+    type Tail = Tail;
+
+    fn lock(&self) -> &Mutex<Tail> {
+        &self.tail
+    }
+
+    fn group(&self) -> &GroupCommit {
+        &self.group
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn failure_of(&self, tail: &Tail, batch: Sequence) -> Option<Error> {
+        tail.failure.as_ref().map(|failure| self.error_of(failure, batch))
+    }
+
+    fn flush_durably<'a>(&'a self, tail: TailGuard<'a>) -> TailGuard<'a> {
+        self.flush(tail, true)
+    }
+
+    /// The background committer: carries on as long as somebody waits, and writes what was buffered long enough.
+    fn commit_step(&self) -> Step {
+        let mut tail = self.tail();
+        (tail.turns.committer_kicked, tail.committer_pauses) = (false, false);
+        while !tail.turns.flushing
+            && !tail.turns.exclusive
+            && tail.failure.is_none()
+            && tail.buffer.pending_bytes() > 0
+        {
+            if tail.turns.filling_waiters > 0 {
+                tail = self.flush(self.gather(tail, GATHER_PAUSE), true);
+                continue;
+            }
+            let age = tail
+                .buffered_since
+                .map_or(Duration::ZERO, |since| self.env.runtime.now().saturating_sub(since));
+            if tail.buffer.pending_bytes() < BUFFERED_BYTES_MAX && age < BUFFERED_FOR_MAX {
+                tail.committer_pauses = true;
+                return Step::After(BUFFERED_FOR_MAX - age);
+            }
+            tail = self.flush(tail, false);
+        }
+        Step::Idle
+    }
+
+    fn prepare_step(&self) -> Step {
+        let (is_stale, wants_spare) = {
+            let tail = self.tail();
+            (self.is_list_stale(&tail), tail.wants_spare_look() && self.wants_spare(&tail))
+        };
+        if is_stale {
+            // A failure has stopped the set; whoever appends next is told.
+            let _told = self.refresh_list();
+        }
+        if wants_spare {
+            let (used, unused, average) = self.tail().space_facts();
+            if let Err(error) = self.space.prepare(used, unused, average) {
+                // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
+                tracing::warn!(dir = %self.dir.display(), %error, "could not make a spare segment ready");
+            }
+        }
+        Step::Idle
+    }
+}
+
+impl Filling for Tail {
+    fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    fn turns_mut(&mut self) -> &mut Turns {
+        &mut self.turns
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.buffer.pending_bytes()
+    }
+
+    fn has_undurable(&self) -> bool {
+        self.buffer.pending_bytes() > 0 || self.durable != self.written
+    }
+
+    fn stopped_by(&self) -> Option<&Error> {
+        self.failure.as_ref().map(|failure| &failure.cause)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// What nobody waits for is written when the committer comes by itself.
+    fn is_worth_a_kick(&self) -> bool {
+        let is_urgent = self.turns.filling_waiters > 0 || self.buffer.pending_bytes() >= BUFFERED_BYTES_MAX;
+        is_urgent || !self.committer_pauses
+    }
+}
+
 impl FrameSource for Appender {
     fn segment_from(&self, number: u32) -> Result<Option<Arc<Segment>>> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
@@ -1069,16 +966,9 @@ impl Tail {
             appended: tally,
             written: tally,
             durable: tally,
-            filling: 1,
-            filling_waiters: 0,
-            last_waiters: 0,
+            turns: Turns::default(),
             buffered_since: None,
-            flushing: false,
-            exclusive: false,
-            committer_kicked: false,
             committer_pauses: false,
-            room_waiters: 0,
-            sleepers: [0; 2],
             recent,
             average_write_bytes: 0,
             failure: None,
@@ -1130,8 +1020,7 @@ impl Tail {
 
     /// Takes the open buffer to be written; its first frame is a witness if everything before it is durable.
     fn take_buffer(&mut self) -> Arc<Image> {
-        self.filling += 1;
-        self.last_waiters = std::mem::take(&mut self.filling_waiters);
+        self.turns.next_batch();
         self.buffered_since = None;
         let is_witness = self.durable == self.written || mutant::is(Mutant::WitnessTooEarly);
         let spare = self.recent.take_spare();
@@ -1143,11 +1032,6 @@ impl Tail {
             self.active.settle_before(start);
         }
         image
-    }
-
-    /// Whether as many wait as did for the last buffer, or for so many bytes that gathering does not pay.
-    fn is_gathered(&self) -> bool {
-        self.filling_waiters >= self.last_waiters || self.buffer.pending_bytes() >= GATHER_BYTES_MAX
     }
 
     fn used_bytes(&self) -> u64 {
@@ -1172,10 +1056,6 @@ impl Tail {
 /// Where entries end that begin at a position.
 fn end_of(position: u64, entries: &[Entry<'_>]) -> u64 {
     entries.iter().fold(position, |end, entry| frame_end(end, entry.body.len() as u32))
-}
-
-fn parity(batch: Sequence) -> usize {
-    (batch % 2) as usize
 }
 
 /// Makes a spare the segment with this number: writes its header, then gives it its name.

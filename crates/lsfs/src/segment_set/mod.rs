@@ -37,8 +37,7 @@ use crate::final_data::{FinalDataOptions, StatePair};
 use crate::io::{Access, OpenMode};
 use crate::metrics::Latencies;
 use crate::mutant::{self, Mutant};
-use crate::stream::StreamOptions;
-use crate::stream::space::{self, Space};
+use crate::write_path::space::{self, Space};
 use appender::{Appender, Recovered};
 use options::PAGE_BYTES;
 use recovery::Layout;
@@ -270,7 +269,7 @@ impl SegmentSet {
         let is_cache = options.kind == SetKind::Cache;
         let place =
             SegmentPlace { env: env.clone(), dir: dir.to_path_buf(), mode: OpenMode::Write, is_cache };
-        let space = Space::new(&env, dir, &space_options(&options));
+        let space = Space::new(&env, dir, options.space());
         let recovered = match pair.state() {
             Some(state) => {
                 let list = recovery::decode_list(dir, &state.bytes)?;
@@ -615,16 +614,6 @@ fn refuse_occupied(env: &Env, dir: &Path) -> Result<()> {
             expected: SET,
             reason: format!("it holds the file {}; use an empty or new directory", entry.name),
         }),
-    }
-}
-
-/// The settings that spare segments need.
-fn space_options(options: &SetOptions) -> StreamOptions {
-    StreamOptions {
-        block_bytes: PAGE_BYTES,
-        segment_bytes: options.segment_bytes,
-        space: options.space,
-        ..StreamOptions::default()
     }
 }
 

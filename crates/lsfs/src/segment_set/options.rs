@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::codec::FRAME_BODY_BYTES_MAX;
 use crate::error::{Error, Result};
-use crate::stream::SpacePolicy;
+use crate::write_path::space::{SpaceOptions, SpacePolicy};
 
 /// What a set promises. Fixed when it is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,6 +100,11 @@ const SEGMENT_BYTES_MIN: u64 = 8 * PAGE_BYTES as u64;
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
 impl SetOptions {
+    /// What spare segments need to know.
+    pub(crate) fn space(&self) -> SpaceOptions {
+        SpaceOptions { block_bytes: PAGE_BYTES, segment_bytes: self.segment_bytes, policy: self.space }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let within = |option, value: u64, least: u64, most: u64| {
             if (least..=most).contains(&value) {

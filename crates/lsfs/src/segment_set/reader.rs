@@ -18,7 +18,7 @@ use crate::segment_set::{
     Body, Entry, LIST_STEM, SET, SegmentHandle, SetSegmentInfo, read_pointed_part, read_pointer,
     read_position, set_exists,
 };
-use crate::stream::live::{self, Published};
+use crate::write_path::live::{self, Published};
 
 /// A set open for reading only: without a lock, beside a writer in this or another process, or without one.
 ///

@@ -9,9 +9,9 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::final_data::read_state;
 use crate::io::{OpenMode, SharedPage};
-use crate::stream::live::{self, Published};
 use crate::stream::recovery::{Layout, refuse_orphans};
 use crate::stream::{MANIFEST_STEM, STREAM, decode_manifest, stream_exists};
+use crate::write_path::live::{self, Published};
 
 /// One look at a stream.
 #[derive(Debug)]

@@ -9,7 +9,6 @@
 //! (verified slices) → the payload.
 
 mod cursor;
-pub(crate) mod live;
 mod look;
 mod mapped;
 mod options;
@@ -21,7 +20,6 @@ mod recorder;
 mod recovery;
 pub mod repair;
 mod segment;
-pub(crate) mod space;
 mod survey;
 mod verify;
 
@@ -30,7 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use cursor::{Cursor, Record, RecordRef, ReverseCursor};
-pub use options::{SpacePolicy, StreamOptions};
+pub use options::StreamOptions;
 pub use pending::Pending;
 pub use reader::Reader;
 pub use verify::{Progress, SegmentInfo, StreamInfo, VerifyReport, inspect, verify};
@@ -44,12 +42,12 @@ use crate::final_data::{FinalDataOptions, StatePair};
 use crate::io::{Access, OpenMode};
 use crate::metrics::Latencies;
 use crate::mutant::{self, Mutant};
+use crate::write_path::space::{self, Space};
 pub(crate) use cursor::PlacedRecord;
 use cursor::Source;
 use recorder::{Payload, Recorder, Recovered};
 use recovery::Layout;
 pub(crate) use segment::Extent;
-use space::Space;
 
 /// Stem of the manifest's pair of files.
 pub(crate) const MANIFEST_STEM: &str = "manifest";
@@ -487,7 +485,7 @@ fn create(
     // Without a manifest there are no records, unless the manifest was lost: those are not to be removed.
     recovery::refuse_orphans(env, dir, None)?;
     let stream_id = directory::new_stream_id(env);
-    let space = Space::new(env, dir, &options);
+    let space = Space::new(env, dir, options.space());
     remove_unnamed(env, dir, &space, &[])?;
     let base_index = options.first_index;
     let spare = space.first()?;
@@ -552,7 +550,7 @@ fn recover(
     manifest.segments.push(active.entry());
     pair.set(&manifest.encode())?;
     recovery::clean_end(&active.segment, active.end_position)?;
-    let space = Space::new(env, dir, &options);
+    let space = Space::new(env, dir, options.space());
     remove_unnamed(env, dir, &space, &manifest.segments)?;
     if leftovers && !was_closed {
         let (next, position) = (active.next_index, active.end_position);

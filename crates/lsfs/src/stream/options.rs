@@ -2,18 +2,7 @@
 
 use crate::codec::{BLOCK_BYTES_DEFAULT, Checksum, Compression, is_block_size};
 use crate::error::{Error, Result};
-
-/// How space is made ready before records are written into it. Purged segments are always reused first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SpacePolicy {
-    /// [`SpacePolicy::Zeros`] while writes are small, [`SpacePolicy::Allocate`] once they are large.
-    #[default]
-    Adaptive,
-    /// Write zeros ahead: each sync then touches no file-system metadata, but bytes are written twice.
-    Zeros,
-    /// Reserve without writing: each byte is written once, but small syncs cost about half as much again.
-    Allocate,
-}
+use crate::write_path::space::{SpaceOptions, SpacePolicy};
 
 /// Settings of a record stream. Those marked *fixed* are kept from its creation on.
 #[derive(Clone, Debug)]
@@ -70,6 +59,12 @@ impl StreamOptions {
             self.in_flight_bytes.max(self.block_bytes * 4).next_multiple_of(self.block_bytes);
         let segment_bytes = self.segment_bytes.max((self.block_bytes * 8) as u64);
         StreamOptions { in_flight_bytes, segment_bytes, ..self }
+    }
+
+    /// What spare segments need to know.
+    pub(crate) fn space(&self) -> SpaceOptions {
+        let StreamOptions { block_bytes, segment_bytes, space: policy, .. } = *self;
+        SpaceOptions { block_bytes, segment_bytes, policy }
     }
 
     pub(crate) fn check(&self) -> Result<()> {

@@ -12,11 +12,11 @@ use crate::error::{Corruption, Result};
 use crate::final_data::read_state;
 use crate::io::{Runtime, SharedPage};
 use crate::stream::cursor::{Cursor, Record, ReverseCursor, Source};
-use crate::stream::live::{self, Published, Snapshot};
 use crate::stream::look::{Look, is_written, published};
 use crate::stream::recorder::Bounds;
 use crate::stream::segment::{Extent, Segment};
 use crate::stream::{MANIFEST_STEM, backward, forward, read_one};
+use crate::write_path::live::{self, Published, Snapshot};
 
 /// A stream open for reading only: without a lock, beside a writer in this or another process, on a read-only file
 /// system, or on a damaged stream that can no longer be written.

@@ -2,8 +2,7 @@
 //!
 //! The principal type is [`Recorder`]. Appenders encode their records into the open buffer under one short lock. One
 //! thread at a time carries a buffer to the disk: a lone blocking caller does so itself, inline; when more is waiting
-//! at the end of a write, the background committer goes on. While a buffer is in flight the other one fills, so the
-//! size of a batch follows from the load (docs/design/0002-group-commit.md).
+//! at the end of a write, the background committer goes on ([`WritePath`]).
 //!
 //! **Invariants.** Blocks of a stream are written by one write at a time, each durable before the next begins.
 //! `durable_index` only grows within an epoch, and only after the write that carried the records returned success.
@@ -14,8 +13,8 @@ mod rewrite;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -25,22 +24,21 @@ use crate::directory::{self, WriterLock};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::final_data::StatePair;
-use crate::io::{Access, AlignedBuf, Background, EventWord, SharedPage, Step, WriteSync};
+use crate::io::{Access, AlignedBuf, SharedPage, Step, WriteSync};
 use crate::metrics::{Counter, Histogram};
 use crate::mutant::{self, Mutant};
 use crate::stream::cursor::Source;
-use crate::stream::live::{self, Published};
 use crate::stream::options::StreamOptions;
 use crate::stream::record_cache::RecordCache;
 use crate::stream::recovery;
 use crate::stream::segment::{Extent, OpenFiles, Segment};
-use crate::stream::space::{Space, Spare};
+pub(crate) use crate::write_path::group_commit::Sequence;
+use crate::write_path::group_commit::{Filling, GATHER_PAUSE, GroupCommit, Turns, WritePath, parity};
+use crate::write_path::live::{self, Published};
+use crate::write_path::space::{Space, Spare};
 
 /// What a caller of `append_then` is called with.
 pub(crate) type Callback = Box<dyn FnOnce(Result<u64>) + Send>;
-
-/// The sequence number of a batch, from 1; batches become durable in this order.
-pub(crate) type Sequence = u64;
 
 /// Stands for the batch that a failure hit when it hit none.
 const NO_BATCH: Sequence = 0;
@@ -52,23 +50,13 @@ pub(crate) struct Recorder {
     pub(crate) options: StreamOptions,
     pub(crate) stream_id: StreamId,
     tail: Mutex<Tail>,
-    /// Appenders waiting for room in the buffer, and whoever waits to be exclusive.
-    room: Condvar,
-    /// Every batch up to this one is durable.
-    done: AtomicU64,
-    failed: AtomicBool,
-    /// How many waiters are in the batch being filled, or [`ENOUGH`]; for whoever gathers, who holds no lock.
-    arrived: AtomicU32,
-    /// Blocking appenders sleep on the word of their batch's parity, so one wake reaches just that batch.
-    words: [EventWord; 2],
+    group: GroupCommit,
     manifest: Mutex<ManifestFile>,
     pub(crate) space: Space,
     /// Segments were dropped and their names' absence is not durable yet.
     names_dropped: AtomicBool,
     live: Box<dyn SharedPage>,
     lock: Mutex<Option<WriterLock>>,
-    committer: OnceLock<Box<dyn Background>>,
-    preparer: OnceLock<Box<dyn Background>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -90,7 +78,7 @@ pub(crate) struct Metrics {
 }
 
 /// The state behind the one lock of the write path.
-struct Tail {
+pub(crate) struct Tail {
     writer: BlockWriter,
     active: Arc<Segment>,
     capacity_bytes: u64,
@@ -104,17 +92,7 @@ struct Tail {
     durable_index: u64,
     durable_position: u64,
     epoch: u32,
-    /// The batch that is being filled, and how many records somebody waits for are in it and were in the last one.
-    filling: Sequence,
-    filling_waiters: u32,
-    last_waiters: u32,
-    /// A batch is on its way to the disk.
-    flushing: bool,
-    /// Somebody changes more than the buffer: nobody else may append or flush.
-    exclusive: bool,
-    committer_kicked: bool,
-    room_waiters: u32,
-    sleepers: [u32; 2],
+    turns: Turns,
     callbacks: [Vec<(u64, Callback)>; 2],
     wakers: [Vec<Waker>; 2],
     cache: RecordCache,
@@ -161,7 +139,7 @@ impl Recorder {
         recovered: Recovered,
     ) -> Result<Arc<Recorder>> {
         let Recovered { manifest, pair, sealed, active } = recovered;
-        let space = Space::new(&env, dir, &options);
+        let space = Space::new(&env, dir, options.space());
         let live_path = dir.join(directory::LIVE_NAME);
         let live = env
             .disk
@@ -190,14 +168,7 @@ impl Recorder {
             durable_index: active.next_index,
             durable_position: active.end_position,
             epoch: manifest.epoch,
-            filling: 1,
-            filling_waiters: 0,
-            last_waiters: 0,
-            flushing: false,
-            exclusive: false,
-            committer_kicked: false,
-            room_waiters: 0,
-            sleepers: [0; 2],
+            turns: Turns::default(),
             callbacks: [Vec::new(), Vec::new()],
             wakers: [Vec::new(), Vec::new()],
             cache: RecordCache::new(options.cache_bytes),
@@ -208,22 +179,16 @@ impl Recorder {
         };
         let recorder = Arc::new(Recorder {
             stream_id: manifest.stream_id,
+            group: GroupCommit::new(Arc::clone(&env.runtime)),
             env,
             dir: dir.to_path_buf(),
             options,
             tail: Mutex::new(tail),
-            room: Condvar::new(),
-            done: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
-            arrived: AtomicU32::new(0),
-            words: Default::default(),
             manifest: Mutex::new(ManifestFile { pair, value: manifest }),
             space,
             names_dropped: AtomicBool::new(false),
             live,
             lock: Mutex::new(Some(lock)),
-            committer: OnceLock::new(),
-            preparer: OnceLock::new(),
             metrics: Metrics::default(),
         });
         recorder.spawn_background()?;
@@ -231,41 +196,8 @@ impl Recorder {
         Ok(recorder)
     }
 
-    fn spawn_background(self: &Arc<Self>) -> Result<()> {
-        let spawn = |name, step: fn(&Recorder) -> Step| {
-            let recorder: Weak<Recorder> = Arc::downgrade(self);
-            let task = Box::new(move || recorder.upgrade().map_or(Step::Idle, |recorder| step(&recorder)));
-            self.env
-                .runtime
-                .spawn(name, task)
-                .map_err(|error| Error::io("start a thread for", &self.dir, error))
-        };
-        let (committer, preparer) =
-            (spawn("lsfs-commit", Recorder::commit_step)?, spawn("lsfs-space", Recorder::prepare_step)?);
-        // Set once, here, before anybody else has the recorder.
-        let _first = (self.committer.set(committer), self.preparer.set(preparer));
-        Ok(())
-    }
-
-    fn tail(&self) -> TailGuard<'_> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn manifest(&self) -> MutexGuard<'_, ManifestFile> {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait_for_room<'a>(&self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
-        tail.room_waiters += 1;
-        let mut tail = self.room.wait(tail).unwrap_or_else(PoisonError::into_inner);
-        tail.room_waiters -= 1;
-        tail
-    }
-
-    fn announce_room(&self, tail: &Tail) {
-        if tail.room_waiters > 0 {
-            self.room.notify_all();
-        }
     }
 
     // ---- appending ----
@@ -279,14 +211,14 @@ impl Recorder {
     ) -> Result<(TailGuard<'a>, u64, Sequence)> {
         loop {
             self.check_usable(&tail)?;
-            if tail.exclusive {
-                tail = self.wait_for_room(tail);
+            if tail.turns.exclusive {
+                tail = self.group.wait_for_room(tail);
             } else if tail.must_roll(payload.stored.len()) {
                 tail = self.roll(tail, payload.stored.len())?;
             } else if tail.writer.fits(payload.stored.len()) {
                 break;
-            } else if tail.flushing {
-                tail = self.wait_for_room(tail);
+            } else if tail.turns.flushing {
+                tail = self.group.wait_for_room(tail);
             } else if !tail.writer.is_empty() {
                 tail = self.flush(tail);
             } else {
@@ -304,7 +236,7 @@ impl Recorder {
         let mut record = payload.pending(index, type_code);
         assert!(tail.writer.put(&mut record), "the buffer has room for the record");
         tail.next_index += 1;
-        let batch = tail.filling;
+        let batch = tail.turns.filling;
         Ok((tail, index, batch))
     }
 
@@ -320,22 +252,22 @@ impl Recorder {
         while !tail.writer.put(&mut record) {
             tail = self.flush(tail);
             if tail.failure.is_some() {
-                tail.exclusive = false;
-                self.announce_room(&tail);
+                tail.turns.exclusive = false;
+                self.group.announce_room(&tail.turns);
                 self.check_usable(&tail)?;
             }
         }
         tail.next_index += 1;
-        let batch = tail.filling;
-        tail.exclusive = false;
-        self.announce_room(&tail);
+        let batch = tail.turns.filling;
+        tail.turns.exclusive = false;
+        self.group.announce_room(&tail.turns);
         Ok((tail, index, batch))
     }
 
     pub(crate) fn append(&self, type_code: u64, payload: &Payload<'_>) -> Result<u64> {
         let started = self.env.runtime.now();
         let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
-        self.count_waiter(&mut tail);
+        self.group.count_waiter(&mut *tail);
         self.count_append(payload);
         self.commit(tail, batch)?;
         self.metrics.append_latency.record(self.env.runtime.now().saturating_sub(started));
@@ -347,7 +279,9 @@ impl Recorder {
         self.count_append(payload);
         // So much is worth a write of its own; another buffer takes what comes meanwhile. And who came while this call
         // was flushing for want of room must not be left waiting.
-        if tail.filling_waiters > 0 || tail.writer.pending_bytes() * 4 >= self.options.in_flight_bytes * 3 {
+        if tail.turns.filling_waiters > 0
+            || tail.writer.pending_bytes() * 4 >= self.options.in_flight_bytes * 3
+        {
             self.kick_committer(tail);
         }
         Ok(index)
@@ -355,7 +289,7 @@ impl Recorder {
 
     pub(crate) fn append_pending(&self, type_code: u64, payload: &Payload<'_>) -> Result<(u64, Sequence)> {
         let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
-        self.count_waiter(&mut tail);
+        self.group.count_waiter(&mut *tail);
         self.count_append(payload);
         self.kick_committer(tail);
         Ok((index, batch))
@@ -369,7 +303,7 @@ impl Recorder {
     ) -> Result<u64> {
         let (mut tail, index, batch) = self.enqueue(self.tail(), type_code, payload)?;
         self.count_append(payload);
-        self.count_waiter(&mut tail);
+        self.group.count_waiter(&mut *tail);
         tail.callbacks[parity(batch)].push((index, callback));
         self.kick_committer(tail);
         Ok(index)
@@ -378,15 +312,8 @@ impl Recorder {
     /// Makes everything appended so far durable.
     pub(crate) fn sync(&self) -> Result<()> {
         let tail = self.tail();
-        let batch = if tail.writer.is_empty() { tail.filling - 1 } else { tail.filling };
+        let batch = if tail.writer.is_empty() { tail.turns.filling - 1 } else { tail.turns.filling };
         self.commit(tail, batch)
-    }
-
-    /// Counts somebody who waits for the batch being filled.
-    fn count_waiter(&self, tail: &mut Tail) {
-        tail.filling_waiters += 1;
-        let enough = tail.is_gathered();
-        self.arrived.store(if enough { ENOUGH } else { tail.filling_waiters }, Ordering::Release);
     }
 
     fn count_append(&self, payload: &Payload<'_>) {
@@ -394,64 +321,13 @@ impl Recorder {
         self.metrics.appended_bytes.add(u64::from(payload.raw_bytes));
     }
 
-    /// Returns when the batch is durable: flushes it here if nobody else is flushing, sleeps otherwise.
-    fn commit<'a>(&'a self, mut tail: TailGuard<'a>, batch: Sequence) -> Result<()> {
-        loop {
-            if let Some(outcome) = self.outcome(&tail, batch) {
-                return outcome;
-            }
-            if !tail.flushing && !tail.exclusive && tail.filling == batch {
-                tail = self.flush(self.gather(tail, GATHER_PAUSE));
-                if !tail.writer.is_empty() && !tail.flushing {
-                    self.kick_committer(tail);
-                    tail = self.tail();
-                }
-                continue;
-            }
-            tail.sleepers[parity(batch)] += 1;
-            drop(tail);
-            if !self.env.runtime.run_instead_of_waiting() {
-                self.sleep_until_done(batch);
-            }
-            if self.done.load(Ordering::Acquire) >= batch {
-                return Ok(());
-            }
-            tail = self.tail();
-        }
-    }
-
-    fn sleep_until_done(&self, batch: Sequence) {
-        let word = &self.words[parity(batch)];
-        loop {
-            let seen = word.load();
-            if self.done.load(Ordering::Acquire) >= batch || self.failed.load(Ordering::Acquire) {
-                return;
-            }
-            word.wait(seen);
-        }
-    }
-
-    fn outcome(&self, tail: &Tail, batch: Sequence) -> Option<Result<()>> {
-        if self.done.load(Ordering::Acquire) >= batch {
-            return Some(Ok(()));
-        }
-        tail.failure.as_ref().map(|failure| Err(self.failure_of(failure, batch)))
-    }
-
     /// What the failure means for a batch that was waiting.
-    fn failure_of(&self, failure: &Failure, batch: Sequence) -> Error {
+    fn error_of(&self, failure: &Failure, batch: Sequence) -> Error {
         if batch == failure.batch {
             let records = failure.records.clone();
             return Error::Indeterminate { records, cause: Box::new(failure.cause.clone()) };
         }
         Error::Poisoned { path: self.dir.clone(), cause: Box::new(failure.cause.clone()) }
-    }
-
-    fn check_usable(&self, tail: &Tail) -> Result<()> {
-        if let Some(failure) = &tail.failure {
-            return Err(Error::Poisoned { path: self.dir.clone(), cause: Box::new(failure.cause.clone()) });
-        }
-        if tail.closed { Err(Error::Closed { path: self.dir.clone() }) } else { Ok(()) }
     }
 
     /// Polls for a batch on behalf of a future; `slot` remembers where its waker is kept.
@@ -461,7 +337,7 @@ impl Recorder {
         context: &mut Context<'_>,
         slot: &mut Option<usize>,
     ) -> Poll<Result<()>> {
-        if self.done.load(Ordering::Acquire) >= batch {
+        if self.group.is_done(batch) {
             return Poll::Ready(Ok(()));
         }
         let mut tail = self.tail();
@@ -486,88 +362,19 @@ impl Recorder {
 
     // ---- flushing ----
 
-    fn kick_committer(&self, mut tail: TailGuard<'_>) {
-        if tail.flushing || tail.committer_kicked || tail.exclusive {
-            // Whoever flushes or is exclusive looks again before it goes.
-            return;
-        }
-        tail.committer_kicked = true;
-        drop(tail);
-        if let Some(committer) = self.committer.get() {
-            committer.kick();
-        }
-    }
-
-    /// A step of the background committer, which carries on as long as there is something to write, or likely to be at
-    /// once. One batch each, so that streams that share a thread take turns.
-    fn commit_step(&self) -> Step {
-        let mut tail = self.tail();
-        tail.committer_kicked = false;
-        if tail.flushing || tail.exclusive || tail.failure.is_some() {
-            return Step::Idle;
-        }
-        let first_pause = if tail.writer.is_empty() { FIRST_ARRIVAL_PAUSE } else { GATHER_PAUSE };
-        tail = self.gather(tail, first_pause);
-        if tail.writer.is_empty() {
-            self.announce_room(&tail);
-            return Step::Idle;
-        }
-        // From here to the next step nobody needs to kick.
-        tail = self.flush(tail);
-        tail.committer_kicked = true;
-        Step::Again
-    }
-
-    /// Lets those who were woken by the last batch come back before the next one leaves.
-    ///
-    /// After a batch that many waited for, they append again within microseconds; to leave with the first of them would
-    /// make every other batch a batch of one. The wait ends when as many are back as were in the last batch, or when
-    /// nobody came for a moment (for the first, `first_pause`); a lone caller never waits. It takes no lock while it
-    /// looks, for those it waits for need it.
-    fn gather<'a>(&'a self, mut tail: TailGuard<'a>, first_pause: Duration) -> TailGuard<'a> {
-        if tail.last_waiters < 2 || tail.is_gathered() {
-            return tail;
-        }
-        // Others sleep or return meanwhile, as while a batch is in flight.
-        tail.flushing = true;
-        let mut seen = tail.filling_waiters;
-        self.arrived.store(seen, Ordering::Release);
-        drop(tail);
-        let mut pause = first_pause;
-        let mut last_arrival = self.env.runtime.now();
-        loop {
-            let arrived = self.arrived.load(Ordering::Acquire);
-            if arrived == ENOUGH {
-                break;
-            }
-            let now = self.env.runtime.now();
-            if arrived != seen {
-                (seen, last_arrival, pause) = (arrived, now, GATHER_PAUSE);
-            } else if now.saturating_sub(last_arrival) > pause {
-                break;
-            }
-            self.env.runtime.yield_now();
-        }
-        let mut tail = self.tail();
-        tail.flushing = false;
-        tail
-    }
-
     /// Carries the open buffer to the disk and answers those who wait for it.
     ///
     /// The caller has seen, under this lock, that nobody else is flushing. Afterwards there may be a new buffer to
     /// flush; if the caller goes away it kicks the committer.
     fn flush<'a>(&'a self, mut tail: TailGuard<'a>) -> TailGuard<'a> {
-        debug_assert!(!tail.flushing && !tail.writer.is_empty());
-        let sequence = tail.filling;
-        tail.filling += 1;
-        tail.last_waiters = std::mem::take(&mut tail.filling_waiters);
+        debug_assert!(!tail.turns.flushing && !tail.writer.is_empty());
+        let sequence = tail.turns.next_batch();
         let records = tail.durable_index..tail.next_index;
         let batch = Arc::new(tail.seal());
         let segment = Arc::clone(&tail.active);
         tail.cache.push(segment.base_index, Arc::clone(&batch));
-        tail.flushing = true;
-        self.announce_room(&tail);
+        tail.turns.flushing = true;
+        self.group.announce_room(&tail.turns);
         drop(tail);
 
         let started = self.env.runtime.now();
@@ -588,7 +395,7 @@ impl Recorder {
                 tail.durable_index = records.end;
                 tail.durable_position = batch.end_position();
                 self.publish(&tail);
-                self.done.store(sequence, Ordering::Release);
+                self.group.set_done(sequence);
             }
             Err(cause) => self.fail(&mut tail, cause, sequence, records),
         }
@@ -599,42 +406,38 @@ impl Recorder {
     /// Wakes and calls everybody who waited for this batch, or for any batch after a failure.
     fn answer<'a>(&'a self, mut tail: TailGuard<'a>, sequence: Sequence) -> TailGuard<'a> {
         let failure = tail.failure.clone();
-        let parities = match failure {
-            None => parity(sequence)..parity(sequence) + 1,
-            Some(_) => 0..2,
-        };
+        let own = parity(sequence);
+        let parities = if failure.is_none() { own..own + 1 } else { 0..2 };
         for parity in parities {
-            let sleepers = std::mem::take(&mut tail.sleepers[parity]);
+            let has_sleepers = tail.turns.take_sleepers(parity);
             let wakers = std::mem::take(&mut tail.wakers[parity]);
             let callbacks = std::mem::take(&mut tail.callbacks[parity]);
-            if sleepers == 0 && wakers.is_empty() && callbacks.is_empty() {
+            if !has_sleepers && wakers.is_empty() && callbacks.is_empty() {
                 continue;
             }
             // Still flushing: the next batch's callbacks must not overtake these.
             drop(tail);
-            if sleepers > 0 {
-                let word = &self.words[parity];
-                word.set_and_wake_all(word.load().wrapping_add(1));
+            if has_sleepers {
+                self.group.wake(parity);
             }
             wakers.into_iter().for_each(|waker| contain_panic(|| waker.wake()));
-            let of_batch =
-                if failure.is_some() && parity != self::parity(sequence) { sequence + 1 } else { sequence };
+            let of_batch = if parity == own { sequence } else { sequence + 1 };
             for (index, callback) in callbacks {
                 let outcome = match &failure {
                     None => Ok(index),
-                    Some(failure) => Err(self.failure_of(failure, of_batch)),
+                    Some(failure) => Err(self.error_of(failure, of_batch)),
                 };
                 contain_panic(|| callback(outcome));
             }
             tail = self.tail();
         }
-        tail.flushing = false;
-        self.announce_room(&tail);
-        if tail.wants_spare_look() && !tail.exclusive {
+        tail.turns.flushing = false;
+        self.group.announce_room(&tail.turns);
+        if tail.wants_spare_look() && !tail.turns.exclusive {
             let (live, unused, _) = tail.space_facts();
             if self.space.wants_spare(live, unused) {
                 drop(tail);
-                self.kick_preparer();
+                self.group.kick_preparer();
                 tail = self.tail();
             }
         }
@@ -650,7 +453,6 @@ impl Recorder {
         tail.failure = Some(Failure { cause, batch, records });
         tail.cache.clear();
         tail.next_index = tail.durable_index;
-        self.failed.store(true, Ordering::Release);
     }
 
     fn publish(&self, tail: &Tail) {
@@ -666,51 +468,7 @@ impl Recorder {
         );
     }
 
-    fn kick_preparer(&self) {
-        if let Some(preparer) = self.preparer.get() {
-            preparer.kick();
-        }
-    }
-
-    fn prepare_step(&self) -> Step {
-        self.sync_dropped_names();
-        let (live, unused, average) = self.tail().space_facts();
-        if let Err(error) = self.space.prepare(live, unused, average) {
-            // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
-            tracing::warn!(dir = %self.dir.display(), %error, "could not make a spare segment ready");
-        }
-        Step::Idle
-    }
-
     // ---- what needs the stream for itself ----
-
-    /// Waits until nobody appends or flushes and everything appended is durable.
-    fn enter_exclusive<'a>(&'a self, mut tail: TailGuard<'a>) -> Result<TailGuard<'a>> {
-        while tail.exclusive {
-            tail = self.wait_for_room(tail);
-        }
-        self.check_usable(&tail)?;
-        tail.exclusive = true;
-        while tail.flushing {
-            tail = self.wait_for_room(tail);
-        }
-        while !tail.writer.is_empty() && tail.failure.is_none() {
-            tail = self.flush(tail);
-        }
-        if let Err(error) = self.check_usable(&tail) {
-            self.leave_exclusive(tail);
-            return Err(error);
-        }
-        Ok(tail)
-    }
-
-    fn leave_exclusive(&self, mut tail: TailGuard<'_>) {
-        tail.exclusive = false;
-        self.announce_room(&tail);
-        if !tail.writer.is_empty() && tail.failure.is_none() {
-            self.kick_committer(tail);
-        }
-    }
 
     /// Runs `change` with the stream for itself and no lock held; an error poisons the stream.
     fn change<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -731,12 +489,12 @@ impl Recorder {
                     | Error::Corrupt(_)
             )
         {
-            let (batch, records) = (tail.filling, tail.durable_index..tail.durable_index);
+            let (batch, records) = (tail.turns.filling, tail.durable_index..tail.durable_index);
             self.fail(&mut tail, error.clone(), batch, records);
         }
         self.leave_exclusive(tail);
         if self.names_dropped.load(Ordering::Acquire) {
-            self.kick_preparer();
+            self.group.kick_preparer();
         }
         result
     }
@@ -781,9 +539,9 @@ impl Recorder {
         tail.sealed_bytes += sealed.end_position;
         tail.sealed.push(sealed.clone());
         tail.begin_segment(&self.options, Arc::new(segment), spare.len);
-        tail.flushing = true;
-        tail.exclusive = false;
-        self.announce_room(&tail);
+        tail.turns.flushing = true;
+        tail.turns.exclusive = false;
+        self.group.announce_room(&tail.turns);
         drop(tail);
 
         let mut made =
@@ -808,7 +566,7 @@ impl Recorder {
             let nothing_written = tail.durable_index..tail.durable_index;
             self.fail(&mut tail, error.clone(), NO_BATCH, nothing_written);
         }
-        let last = tail.filling - 1;
+        let last = tail.turns.filling - 1;
         let tail = self.answer(tail, last);
         if !tail.writer.is_empty() && tail.failure.is_none() {
             self.kick_committer(tail);
@@ -1127,6 +885,86 @@ impl Recorder {
     }
 }
 
+impl WritePath for Recorder {
+    type Tail = Tail;
+
+    fn lock(&self) -> &Mutex<Tail> {
+        &self.tail
+    }
+
+    fn group(&self) -> &GroupCommit {
+        &self.group
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn failure_of(&self, tail: &Tail, batch: Sequence) -> Option<Error> {
+        tail.failure.as_ref().map(|failure| self.error_of(failure, batch))
+    }
+
+    fn flush_durably<'a>(&'a self, tail: TailGuard<'a>) -> TailGuard<'a> {
+        self.flush(tail)
+    }
+
+    /// A step of the background committer, which carries on as long as there is something to write, or likely to be at
+    /// once. One batch each, so that streams that share a thread take turns.
+    fn commit_step(&self) -> Step {
+        let mut tail = self.tail();
+        tail.turns.committer_kicked = false;
+        if tail.turns.flushing || tail.turns.exclusive || tail.failure.is_some() {
+            return Step::Idle;
+        }
+        let first_pause = if tail.writer.is_empty() { FIRST_ARRIVAL_PAUSE } else { GATHER_PAUSE };
+        tail = self.gather(tail, first_pause);
+        if tail.writer.is_empty() {
+            self.group.announce_room(&tail.turns);
+            return Step::Idle;
+        }
+        // From here to the next step nobody needs to kick.
+        tail = self.flush(tail);
+        tail.turns.committer_kicked = true;
+        Step::Again
+    }
+
+    fn prepare_step(&self) -> Step {
+        self.sync_dropped_names();
+        let (live, unused, average) = self.tail().space_facts();
+        if let Err(error) = self.space.prepare(live, unused, average) {
+            // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
+            tracing::warn!(dir = %self.dir.display(), %error, "could not make a spare segment ready");
+        }
+        Step::Idle
+    }
+}
+
+impl Filling for Tail {
+    fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    fn turns_mut(&mut self) -> &mut Turns {
+        &mut self.turns
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.writer.pending_bytes()
+    }
+
+    fn has_undurable(&self) -> bool {
+        !self.writer.is_empty()
+    }
+
+    fn stopped_by(&self) -> Option<&Error> {
+        self.failure.as_ref().map(|failure| &failure.cause)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed
+    }
+}
+
 /// Facts for statistics.
 pub(crate) struct Facts {
     pub(crate) segments: u64,
@@ -1229,11 +1067,6 @@ impl Tail {
         (self.sealed_bytes + used, self.capacity_bytes.saturating_sub(used), self.average_write_bytes)
     }
 
-    /// Whether the batch being filled need not wait for more.
-    fn is_gathered(&self) -> bool {
-        self.filling_waiters >= self.last_waiters || self.writer.pending_bytes() >= GATHER_BYTES_MAX
-    }
-
     /// Whether the active segment is used up far enough that a spare will soon be needed.
     fn wants_spare_look(&self) -> bool {
         let (live, unused, _) = self.space_facts();
@@ -1241,24 +1074,13 @@ impl Tail {
     }
 }
 
-/// How long a batch waits for the next of those who are expected; about a sixth of a sync.
-const GATHER_PAUSE: Duration = Duration::from_micros(20);
 /// How long the committer waits for the first of them: they have to be woken before they can come.
 const FIRST_ARRIVAL_PAUSE: Duration = Duration::from_micros(80);
-/// What stands for the number of arrivals once there is nothing more to wait for.
-const ENOUGH: u32 = u32::MAX;
-/// A batch this long is not worth waiting for more: writing it takes longer than the sync behind it saves.
-const GATHER_BYTES_MAX: usize = 64 << 10;
-
 /// Runs foreign code on the thread that flushes: its panic must not leave the stream flushing for ever.
 fn contain_panic(call: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err() {
         tracing::error!("a callback of an append panicked");
     }
-}
-
-fn parity(batch: Sequence) -> usize {
-    (batch % 2) as usize
 }
 
 fn identity(options: &StreamOptions, segment_id: u64, epoch: u32) -> Identity {

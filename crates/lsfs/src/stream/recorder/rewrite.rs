@@ -14,6 +14,7 @@ use crate::log::{check_rewritten, find_run};
 use crate::stream::cursor::Source;
 use crate::stream::segment::{Extent, Segment};
 use crate::stream::{Record, read_one};
+use crate::write_path::group_commit::WritePath;
 
 /// A block's records have indexes within this of its first.
 const BLOCK_INDEX_SPAN_MAX: u64 = u16::MAX as u64;

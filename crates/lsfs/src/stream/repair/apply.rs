@@ -14,8 +14,8 @@ use crate::stream::recorder::{NewSegment, create_segment};
 use crate::stream::recovery::clean_end;
 use crate::stream::repair::{RepairPlan, RepairStep};
 use crate::stream::segment::{Segment, read_file_header};
-use crate::stream::space::Space;
 use crate::stream::{MANIFEST_LIMIT_BLOCKS, MANIFEST_STEM};
+use crate::write_path::space::Space;
 
 /// Takes the steps of a plan, in order.
 pub(super) fn steps(plan: &RepairPlan) -> Result<()> {
@@ -142,7 +142,7 @@ fn begin_segment(env: &Env, dir: &Path, header: &FileHeader) -> Result<u64> {
         record_limit_bytes: header.record_limit_bytes,
         ..StreamOptions::default()
     };
-    let spare = Space::new(env, dir, &options).first()?;
+    let spare = Space::new(env, dir, options.space()).first()?;
     let FileHeader { stream_id, base_index, epoch, .. } = *header;
     let new = NewSegment { stream_id, base_index, epoch, files: Default::default() };
     Ok(create_segment(env, dir, &options, new, &spare)?.segment_id)

@@ -12,9 +12,8 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::io::{AlignedBuf, File, OpenMode, WriteSync};
 use crate::metrics::Counter;
-use crate::stream::options::{SpacePolicy, StreamOptions};
 
-/// The first segment of a stream, and the smallest a full disk makes us go on with.
+/// The first segment, and the smallest a full disk makes us go on with.
 const INITIAL_SEGMENT_BYTES: u64 = 512 << 10;
 /// What may be made ready beyond a quarter of the live bytes.
 const READY_BYTES_BASE: u64 = 1 << 20;
@@ -25,6 +24,28 @@ const ZERO_PIECE_BYTES: usize = 256 << 10;
 
 const SPARE_PREFIX: &str = "spare-";
 
+/// How space is made ready before it is written into. Dropped segments are always reused first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpacePolicy {
+    /// [`SpacePolicy::Zeros`] while writes are small, [`SpacePolicy::Allocate`] once they are large.
+    #[default]
+    Adaptive,
+    /// Write zeros ahead: each sync then touches no file-system metadata, but bytes are written twice.
+    Zeros,
+    /// Reserve without writing: each byte is written once, but small syncs cost about half as much again.
+    Allocate,
+}
+
+/// What decides how much is made ready, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpaceOptions {
+    /// The unit of transfers, and what lengths are multiples of.
+    pub(crate) block_bytes: usize,
+    /// Segments grow up to this size.
+    pub(crate) segment_bytes: u64,
+    pub(crate) policy: SpacePolicy,
+}
+
 /// A file ready to become a segment.
 #[derive(Debug)]
 pub(crate) struct Spare {
@@ -33,18 +54,16 @@ pub(crate) struct Spare {
     pub(crate) len: u64,
 }
 
-/// The spare segments of one stream.
+/// The spare segments of one directory.
 #[derive(Debug)]
 pub(crate) struct Space {
     env: Env,
     dir: PathBuf,
-    block_bytes: usize,
-    segment_bytes: u64,
-    policy: SpacePolicy,
+    options: SpaceOptions,
     ready: Mutex<Vec<Spare>>,
     /// Making a spare failed: not tried again before the next segment.
     gave_up: AtomicBool,
-    /// The stream is closed; changed under the lock of `ready`.
+    /// The directory is let go; changed under the lock of `ready`.
     discarded: AtomicBool,
     pub(crate) zero_bytes: Counter,
     pub(crate) recycled_segments: Counter,
@@ -56,13 +75,11 @@ pub(crate) fn is_spare(name: &str) -> bool {
 }
 
 impl Space {
-    pub(crate) fn new(env: &Env, dir: &Path, options: &StreamOptions) -> Self {
+    pub(crate) fn new(env: &Env, dir: &Path, options: SpaceOptions) -> Self {
         Space {
             env: env.clone(),
             dir: dir.to_path_buf(),
-            block_bytes: options.block_bytes,
-            segment_bytes: options.segment_bytes,
-            policy: options.space,
+            options,
             ready: Mutex::new(Vec::new()),
             gave_up: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
@@ -80,28 +97,30 @@ impl Space {
     fn next_segment_bytes(&self, live_bytes: u64, unused_bytes: u64) -> u64 {
         let allowed = self.allowance(live_bytes, unused_bytes).max(INITIAL_SEGMENT_BYTES);
         let power = 1 << allowed.ilog2();
-        power.min(self.segment_bytes / self.block_bytes as u64 * self.block_bytes as u64)
+        power.min(
+            self.options.segment_bytes / self.options.block_bytes as u64 * self.options.block_bytes as u64,
+        )
     }
 
     fn writes_zeros(&self, average_write_bytes: u64) -> bool {
-        match self.policy {
+        match self.options.policy {
             SpacePolicy::Zeros => true,
             SpacePolicy::Allocate => false,
             SpacePolicy::Adaptive => average_write_bytes < BULK_WRITE_BYTES,
         }
     }
 
-    /// The file of a new stream's first segment.
+    /// The file of the first segment.
     pub(crate) fn first(&self) -> Result<Spare> {
-        let len =
-            INITIAL_SEGMENT_BYTES.min(self.segment_bytes) / self.block_bytes as u64 * self.block_bytes as u64;
-        self.create(len, self.policy != SpacePolicy::Allocate)
+        let len = INITIAL_SEGMENT_BYTES.min(self.options.segment_bytes) / self.options.block_bytes as u64
+            * self.options.block_bytes as u64;
+        self.create(len, self.options.policy != SpacePolicy::Allocate)
     }
 
     /// A file of at least `min_bytes` for the next segment: a spare, or a new one.
     pub(crate) fn take(&self, live_bytes: u64, min_bytes: u64, average_write_bytes: u64) -> Result<Spare> {
         self.gave_up.store(false, Ordering::Relaxed);
-        let min_bytes = min_bytes.next_multiple_of(self.block_bytes as u64);
+        let min_bytes = min_bytes.next_multiple_of(self.options.block_bytes as u64);
         let mut ready = self.lock();
         if let Some(at) = ready.iter().position(|spare| spare.len >= min_bytes) {
             return Ok(ready.swap_remove(at));
@@ -147,7 +166,8 @@ impl Space {
     fn create(&self, len: u64, zeros: bool) -> Result<Spare> {
         let path = self.spare_path();
         let no_room = |error| Error::write("make space in", &path, len, error);
-        let file = self.env.disk.open(&path, OpenMode::CreateNew, self.block_bytes).map_err(no_room)?;
+        let file =
+            self.env.disk.open(&path, OpenMode::CreateNew, self.options.block_bytes).map_err(no_room)?;
         let made = if zeros { self.write_zeros(&*file, len) } else { file.allocate(len) };
         match made.and_then(|()| file.sync()) {
             Ok(()) => Ok(Spare { path, file, len }),
@@ -159,7 +179,7 @@ impl Space {
     }
 
     fn write_zeros(&self, file: &dyn File, len: u64) -> std::io::Result<()> {
-        let piece_bytes = ZERO_PIECE_BYTES.next_multiple_of(self.block_bytes).min(len as usize);
+        let piece_bytes = ZERO_PIECE_BYTES.next_multiple_of(self.options.block_bytes).min(len as usize);
         let zeros = AlignedBuf::zeroed(piece_bytes);
         let mut position = 0;
         while position < len {
@@ -185,8 +205,8 @@ impl Space {
             return self.remove(path);
         };
         let held: u64 = self.lock().iter().map(|spare| spare.len).sum();
-        let useful =
-            len >= self.next_segment_bytes(live_bytes, 0) / 2 && len.is_multiple_of(self.block_bytes as u64);
+        let useful = len >= self.next_segment_bytes(live_bytes, 0) / 2
+            && len.is_multiple_of(self.options.block_bytes as u64);
         if !useful || held + len > self.allowance(live_bytes, unused_bytes) {
             return self.remove(path);
         }
