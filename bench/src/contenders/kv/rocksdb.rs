@@ -46,7 +46,7 @@ impl KeyValue for RocksDb {
         for (key, value) in pairs {
             batch.put(key, value);
         }
-        Ok(self.store.write_opt(&batch, &self.writes)?)
+        Ok(self.store.write_opt(batch, &self.writes)?)
     }
 
     fn delete(&self, key: &[u8]) -> Result<()> {
