@@ -143,7 +143,7 @@ impl Copying {
     }
 
     fn fill(&self, snapshot: &Snapshot) -> Result<()> {
-        snapshot.iter().for_each_frame(|entry| self.store.put_frame(entry))
+        snapshot.iter().for_each_frame(|frame| self.store.put_frame(frame))
     }
 
     /// Removes what an earlier attempt has copied and this snapshot does not have.

@@ -4,16 +4,15 @@
 //! then their values are read in the order in which they lie in the log. Chunks begin small and grow, so that a short scan
 //! reads little and a long one asks for much at a time.
 
+use std::collections::HashMap;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
-use lsfs::Entry;
-
 use crate::error::{Error, Result};
-use crate::order::{Direction, Merge, Sorted, View, is_above, is_below};
+use crate::order::{Direction, Merge, SetFrame, Sorted, View, is_above, is_below};
 
 /// Keys of the first chunk and of the largest.
-const CHUNK_KEYS: std::ops::RangeInclusive<usize> = 16..=2048;
+const CHUNK_KEYS: std::ops::RangeInclusive<usize> = 16..=1024;
 /// A chunk is ended when its values have so many bytes in the log.
 const CHUNK_BYTES_MAX: u64 = 1 << 20;
 
@@ -73,9 +72,13 @@ impl Default for Side {
 #[derive(Debug, Default)]
 struct Values {
     bytes: Vec<u8>,
-    /// Of the key with the same number.
-    found: Vec<Result<std::ops::Range<usize>>>,
+    /// Start and end of the value of the key with the same number; [`NO_VALUE`] if it could not be read.
+    found: Vec<(usize, usize)>,
+    errors: HashMap<usize, Error>,
 }
+
+/// Where no value can be.
+const NO_VALUE: (usize, usize) = (usize::MAX, usize::MAX);
 
 /// Which chunk an answer is in, and where.
 #[derive(Clone, Copy, Debug)]
@@ -215,14 +218,14 @@ impl Range {
         Strings { range: self }
     }
 
-    /// Hands over the frames of all keys; those of a chunk in the order in which they lie in the log.
-    pub(crate) fn for_each_frame(mut self, mut each: impl FnMut(&Entry) -> Result<()>) -> Result<()> {
+    /// Hands over the frames of all keys; those of a chunk segment by segment.
+    pub(crate) fn for_each_frame(mut self, mut each: impl FnMut(&SetFrame<'_>) -> Result<()>) -> Result<()> {
         while self.keys.next(Direction::Forward)?.is_some() {
             self.keys.front.left = 0..0;
             let mut done = Ok(());
             self.keys.view.read_frames(&self.keys.front.chunk, |_, frame| {
                 if done.is_ok() {
-                    done = frame.and_then(|(entry, _)| each(entry));
+                    done = frame.and_then(|frame| each(&frame));
                 }
             });
             done?;
@@ -239,11 +242,12 @@ impl Range {
         if answer.is_new {
             values.read(&self.keys.view, self.keys.chunk(answer.is_front));
         }
-        let value = match &values.found[answer.at] {
-            Ok(range) => values.bytes[range.clone()].to_vec(),
-            Err(error) => return Some(Err(error.clone())),
-        };
-        Some(Ok((self.keys.key(answer), value)))
+        match values.found[answer.at] {
+            NO_VALUE => {
+                Some(Err(values.errors.remove(&answer.at).expect("a value or an error for each key")))
+            }
+            (start, end) => Some(Ok((self.keys.key(answer), values.bytes[start..end].to_vec()))),
+        }
     }
 }
 
@@ -251,13 +255,15 @@ impl Values {
     fn read(&mut self, view: &View, keys: &Sorted) {
         self.bytes.clear();
         self.found.clear();
-        self.found.resize(keys.len(), Ok(0..0));
-        view.read_values(keys, |n, value| {
-            self.found[n] = value.map(|value| {
+        self.found.resize(keys.len(), NO_VALUE);
+        self.errors.clear();
+        view.read_values(keys, |n, value| match value {
+            Ok(value) => {
                 let start = self.bytes.len();
                 self.bytes.extend_from_slice(value);
-                start..self.bytes.len()
-            });
+                self.found[n] = (start, self.bytes.len());
+            }
+            Err(error) => drop(self.errors.insert(n, error)),
         });
     }
 }

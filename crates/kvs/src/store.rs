@@ -24,10 +24,10 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::index::KeyHasher;
-use crate::lookup::{Damaged, Hit, SharedTable, bad_record, record_of, value_of};
+use crate::lookup::{Damaged, Hit, SharedTable, bad_record, value_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
-use crate::order::Order;
+use crate::order::{Order, SetFrame};
 use crate::record::{
     Command, EncodedRecord, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, encode_original, encode_remove,
     encode_set, is_remove,
@@ -259,9 +259,9 @@ impl KvStore {
     }
 
     /// Sets the key of a frame of another store, whose value is taken as it is stored there.
-    pub(crate) fn put_frame(&self, entry: &Entry) -> Result<()> {
-        let key = record_of(entry)?.key;
-        let record = encode_original(entry.kind, &entry.body);
+    pub(crate) fn put_frame(&self, frame: &SetFrame<'_>) -> Result<()> {
+        let key = frame.key;
+        let record = encode_original(frame.head.kind, frame.body);
         let change = Prepared { key, hash: self.inner().hasher.hash(key), record };
         self.commit(std::slice::from_ref(&change), |_| Ok(true))?;
         Ok(())

@@ -374,3 +374,113 @@ fn space_at_rest_is_at_most_1_3_times_the_data_after_overwriting_everything_ten_
     }
     Ok(())
 }
+
+#[test]
+fn ranges_and_prefixes_from_both_ends() -> Result<()> {
+    let dir = temporary();
+    let store = KvStore::open(dir.path())?;
+    for key in [&b""[..], b"a", b"ab", b"b", b"\xff", b"\xff\xff"] {
+        store.put(key, key)?;
+    }
+    let keys = |range: kvs::Range| range.keys().collect::<Result<Vec<_>>>();
+    assert_eq!(keys(store.range("a".."b")?)?, [&b"a"[..], b"ab"]);
+    assert_eq!(keys(store.range("a"..="b")?)?, [&b"a"[..], b"ab", b"b"]);
+    assert_eq!(keys(store.range::<str>(..)?)?.len(), 6);
+    assert_eq!(keys(store.range("b".."a")?)?, [b""; 0], "nothing lies between, and nothing panics");
+    assert_eq!(keys(store.prefix(b"\xff")?)?, [&b"\xff"[..], b"\xff\xff"]);
+    assert_eq!(keys(store.prefix("")?)?.len(), 6);
+    let mut range = store.iter()?;
+    assert_eq!(range.next().unwrap()?.0, b"");
+    assert_eq!(range.next_back().unwrap()?.0, b"\xff\xff");
+    assert_eq!(range.map(|pair| pair.map(|(key, _)| key)).collect::<Result<Vec<_>>>()?.len(), 4);
+    let texts: Vec<_> = store.iter()?.strings().collect();
+    assert_eq!(texts.iter().filter(|text| matches!(text, Err(Error::KeyNotUtf8 { .. }))).count(), 2);
+    store.put("binary", b"\xff")?;
+    let error = store.prefix("bin")?.strings().next().unwrap().unwrap_err();
+    assert!(matches!(&error, Error::NotUtf8 { valid_up_to: 0, .. }), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_holds_its_segments_and_no_others() -> Result<()> {
+    let dir = temporary();
+    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+    let store = KvStore::open_with(dir.path(), options.clone())?;
+    let fast = store.with_durability(Durability::Buffer);
+    let write = |round: u32| (0..400u32).try_for_each(|n| fast.put(n.to_be_bytes(), [round as u8; 1000]));
+    write(0)?;
+    let snapshot = store.snapshot()?;
+    let iterator = store.range::<[u8]>(..)?;
+    for round in 1..8 {
+        write(round)?;
+        store.compact(|_| true)?;
+    }
+    // 400 kB of the snapshot, as much that is live, and what a compaction leaves.
+    let held = store.stats().log_bytes;
+    assert!((800_000..1_300_000).contains(&held), "{held}");
+    let is_of_round = |round: u8| {
+        move |pair: Result<(Vec<u8>, Vec<u8>)>| pair.is_ok_and(|(_, value)| value == vec![round; 1000])
+    };
+    assert_eq!(snapshot.iter().filter(|pair| pair.is_ok()).count(), 400);
+    assert!(snapshot.iter().rev().all(is_of_round(0)) && iterator.rev().all(is_of_round(0)));
+    assert_eq!(snapshot.get_bytes(7u32.to_be_bytes())?, Some(vec![0; 1000]));
+    assert!(store.iter()?.all(is_of_round(7)));
+    // It keeps the store open.
+    drop((store, fast));
+    assert!(KvStore::open_with(dir.path(), options.clone()).unwrap_err().is_locked());
+    assert!(snapshot.iter().all(is_of_round(0)));
+    drop(snapshot);
+    let store = KvStore::open_with(dir.path(), options)?;
+    store.compact(|_| true)?;
+    let left = store.stats().log_bytes;
+    assert!(left < 520_000, "{left}");
+    assert!(store.iter()?.all(is_of_round(7)));
+    Ok(())
+}
+
+#[test]
+fn many_threads_scan_while_others_write() -> Result<()> {
+    let dir = temporary();
+    let options = Options { segment_bytes: 64 << 10, ordered: true, ..Options::default() };
+    let store = KvStore::open_with(dir.path(), options)?.with_durability(Durability::Buffer);
+    // All keys always have one value: a batch sets them.
+    let set_all = |round: u32| {
+        let mut batch = Batch::new();
+        for n in 0..200u32 {
+            batch.put(n.to_be_bytes(), [round.to_be_bytes(); 20].concat());
+        }
+        store.write(&batch)
+    };
+    set_all(0)?;
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| -> Result<()> {
+        let scanners: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| -> Result<u64> {
+                    let (reader, mut scans) = (KvReader::open(dir.path())?, 0);
+                    while !is_done.load(Ordering::Relaxed) || scans < 5 {
+                        for range in [store.iter()?, reader.iter()?] {
+                            let pairs: Vec<_> = match range.collect::<Result<_>>() {
+                                // The writer used a file again that the reader's view needs.
+                                Err(Error::Outdated { .. }) => continue,
+                                other => other?,
+                            };
+                            assert_eq!(pairs.len(), 200);
+                            assert!(pairs.iter().all(|(_, value)| *value == pairs[0].1), "a torn batch");
+                        }
+                        scans += 1;
+                    }
+                    Ok(scans)
+                })
+            })
+            .collect();
+        let written = (1..300).try_for_each(set_all);
+        is_done.store(true, Ordering::Relaxed);
+        for scanner in scanners {
+            assert!(scanner.join().unwrap()? >= 5);
+        }
+        written
+    })?;
+    assert!(store.stats().reclaimed_segments > 0, "{:?}", store.stats());
+    Ok(())
+}

@@ -77,6 +77,48 @@ fn ranges_are_read_without_the_rest() {
 }
 
 #[test]
+fn many_entries_are_lent_one_after_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = SegmentSet::open(dir.path(), SetOptions::default()).unwrap();
+    // More than is mapped of the active segment at a time, and some that are read apart from the others.
+    let lens = (0..3_000).map(|n| if n % 500 == 7 { 70_000 } else { n % 900 });
+    let bodies: Vec<Vec<u8>> = lens.enumerate().map(|(n, len)| body(n as u64, len)).collect();
+    let entries: Vec<(u8, &Vec<u8>)> = bodies.iter().map(|body| (body.len() as u8, body)).collect();
+    // A batch lies in one segment.
+    let pointers = set.append_batch(&entries, Durability::Buffer).unwrap();
+    let check = |handle: &lsfs::SegmentHandle| {
+        // From the last to the first: the order is the caller's.
+        let asked: Vec<Pointer> = pointers.iter().rev().copied().collect();
+        let mut seen = 0;
+        handle
+            .read_each(&asked, |n, entry| {
+                let ((head, body), wanted) = (entry.unwrap(), &bodies[bodies.len() - 1 - n]);
+                assert!(body == &wanted[..] && head.kind == wanted.len() as u8, "{:?}", head.pointer);
+                assert_eq!((head.pointer, n), (asked[n], seen));
+                seen += 1;
+            })
+            .unwrap();
+        assert_eq!(seen, bodies.len());
+    };
+    let handle = set.segment(pointers[0].segment).unwrap();
+    assert!(pointers.iter().all(|pointer| pointer.segment == handle.number()));
+    check(&handle);
+    set.sync().unwrap();
+    check(&handle);
+    let reader = SegmentSetReader::open(dir.path()).unwrap();
+    check(&reader.segment(handle.number()).unwrap());
+    set.seal().unwrap();
+    check(&handle);
+    check(&reader.segment(handle.number()).unwrap());
+    let wrong = [pointers[5], Pointer { len: pointers[6].len + 1, ..pointers[6] }, pointers[7]];
+    let mut found = Vec::new();
+    handle.read_each(&wrong, |_, entry| found.push(entry.map(|(_, body)| body.len()))).unwrap();
+    assert!(matches!(&found[..], [Ok(5), Err(Error::NoEntry { .. }), Ok(70_000)]), "{found:?}");
+    let other = Pointer { segment: handle.number() + 1, ..pointers[0] };
+    assert!(matches!(handle.read_each(&[other], |_, _| panic!()), Err(Error::NoEntry { .. })));
+}
+
+#[test]
 fn wrong_pointers_are_errors_that_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let set = SegmentSet::open(dir.path(), SetOptions::default()).unwrap();

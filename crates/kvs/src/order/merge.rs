@@ -139,8 +139,10 @@ impl Merge {
         let spot = cursor.source.keys().spot(at);
         self.key.clear();
         self.key.extend_from_slice(cursor.source.keys().key(at));
-        let mut has_ended = false;
-        for cursor in &mut self.cursors[first..] {
+        let (cursor, older) = self.cursors[first..].split_first_mut().expect("it was just found");
+        cursor.advance(self.direction)?;
+        let mut has_ended = cursor.at.is_none();
+        for cursor in older {
             if cursor.key() == Some(&self.key[..]) {
                 cursor.advance(self.direction)?;
                 has_ended |= cursor.at.is_none();

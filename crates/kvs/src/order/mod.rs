@@ -34,7 +34,7 @@ use self::run::{Run, RunWriter, id_of};
 use self::sorted::Spot;
 pub(crate) use self::sorted::{Sorted, is_above, is_below};
 pub(crate) use self::upkeep::{Order, view_of};
-pub(crate) use self::view::View;
+pub(crate) use self::view::{SetFrame, View};
 
 /// Segment and position of a command in the log.
 pub(crate) type Place = (u32, u32);

@@ -54,8 +54,12 @@ impl Sorted {
     /// Adds a key behind the last one: its first `shared` bytes are those of the last key.
     pub(crate) fn push_shared(&mut self, shared: usize, rest: &[u8], spot: Spot) {
         let key_at = self.keys.len();
-        let last = self.slots.last().map_or(0, |slot| slot.key_at);
-        self.keys.extend_from_within(last..last + shared);
+        if shared > 0 {
+            let last = self.slots.last().map_or(0, |slot| slot.key_at);
+            // One fill and one copy; `extend_from_within` goes byte by byte.
+            self.keys.resize(key_at + shared, 0);
+            self.keys.copy_within(last..last + shared, key_at);
+        }
         self.keys.extend_from_slice(rest);
         self.slots.push(Slot { key_at, key_len: (shared + rest.len()) as u16, spot });
     }

@@ -5,15 +5,16 @@ use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lsfs::{Entry, SegmentHandle};
+use lsfs::codec::Compression;
+use lsfs::{EntryHead, SegmentHandle};
 
 use super::Part;
 use super::gather::SegmentLog;
 use super::merge::{Direction, Merge};
 use super::sorted::{Sorted, Spot};
 use crate::error::{Error, Result};
-use crate::lookup::{bad_record, record_of};
-use crate::record::{Command, StoredValue};
+use crate::lookup::bad_record;
+use crate::record::{Command, Record, StoredValue};
 
 /// What keeps a view's segments readable, and is told of mended parts.
 pub(super) trait Keeper: Send + Sync + Debug {
@@ -113,48 +114,65 @@ impl View {
         Ok(handle)
     }
 
-    /// Reads the values of keys, in the order in which they lie in the log, and hands each over with its number.
+    /// Reads the values of keys, segment by segment, and hands each over with its number.
     pub(crate) fn read_values(&self, keys: &Sorted, mut each: impl FnMut(usize, Result<&[u8]>)) {
-        self.read_frames(keys, |n, frame| {
-            let value = frame
-                .and_then(|(entry, value)| value.to_vec().map_err(|fault| bad_record(entry.pointer, fault)));
-            match value {
+        self.read_frames(keys, |n, frame| match frame {
+            Ok(frame) if frame.value.compression == Compression::None => each(n, Ok(frame.value.stored)),
+            Ok(frame) => match frame.value.to_vec() {
                 Ok(value) => each(n, Ok(&value)),
-                Err(error) => each(n, Err(error)),
-            }
+                Err(fault) => each(n, Err(bad_record(frame.head.pointer, fault))),
+            },
+            Err(error) => each(n, Err(error)),
         });
     }
 
-    /// Reads the sets of keys, in the order in which they lie in the log, and hands each over with its number.
-    pub(crate) fn read_frames(
-        &self,
-        keys: &Sorted,
-        mut each: impl FnMut(usize, Result<(&Entry, StoredValue<'_>)>),
-    ) {
-        let mut order: Vec<usize> = (0..keys.len()).collect();
-        order.sort_unstable_by_key(|&n| keys.spot(n).pointer);
-        let mut handle: Option<SegmentHandle> = None;
-        for n in order {
-            let pointer = keys.spot(n).pointer;
-            if handle.as_ref().is_none_or(|handle| handle.number() != pointer.segment) {
-                match self.handle(pointer.segment) {
-                    Ok(found) => handle = Some(found),
-                    Err(error) => {
-                        each(n, Err(error));
-                        continue;
+    /// Reads the sets of keys, segment by segment, and hands each over with its number.
+    pub(crate) fn read_frames(&self, keys: &Sorted, mut each: impl FnMut(usize, Result<SetFrame<'_>>)) {
+        // Segment and number in one word. Within a segment the order of places gains nothing: what is in memory is asked
+        // for ahead, what is not is read page by page.
+        let segment_of = |word: u64| (word >> 32) as u32;
+        let number_of = |word: u64| word as u32 as usize;
+        let words = (0..keys.len()).map(|n| u64::from(keys.spot(n).pointer.segment) << 32 | n as u64);
+        let mut order: Vec<u64> = words.collect();
+        order.sort_unstable();
+        let mut pointers = Vec::with_capacity(order.len());
+        for group in order.chunk_by(|&one, &other| segment_of(one) == segment_of(other)) {
+            let segment = segment_of(group[0]);
+            pointers.clear();
+            pointers.extend(group.iter().map(|&word| keys.spot(number_of(word)).pointer));
+            let read = self.handle(segment).and_then(|handle| {
+                let each_entry = |at: usize, entry: lsfs::Result<(EntryHead, &[u8])>| {
+                    let n = number_of(group[at]);
+                    match entry {
+                        Ok((head, body)) => each(n, SetFrame::of(head, body, keys.key(n))),
+                        Err(error) => each(n, Err(outdated(error, segment))),
                     }
-                }
-            }
-            let handle = handle.as_ref().expect("just found");
-            let entry = handle.read(pointer).map_err(|error| outdated(error, pointer.segment));
-            let set = entry.as_ref().map_err(Error::clone).and_then(|entry| {
-                let record = record_of(entry)?;
-                match record.command {
-                    Command::Set(value) if record.key == keys.key(n) => Ok((entry, value)),
-                    _ => Err(bad_record(entry.pointer, "it is not the set that a sorted run has there")),
-                }
+                };
+                handle.read_each(&pointers, each_entry).map_err(|error| outdated(error, segment))
             });
-            each(n, set);
+            if let Err(error) = read {
+                group.iter().for_each(|&word| each(number_of(word), Err(error.clone())));
+            }
+        }
+    }
+}
+
+/// The frame of a set; its bytes are lent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SetFrame<'a> {
+    pub(crate) head: EntryHead,
+    pub(crate) body: &'a [u8],
+    pub(crate) key: &'a [u8],
+    value: StoredValue<'a>,
+}
+
+impl<'a> SetFrame<'a> {
+    /// Takes an entry apart, which must be a set of this key.
+    fn of(head: EntryHead, body: &'a [u8], key: &[u8]) -> Result<SetFrame<'a>> {
+        let record = Record::decode(head.kind, body).map_err(|fault| bad_record(head.pointer, fault))?;
+        match record.command {
+            Command::Set(value) if record.key == key => Ok(SetFrame { head, body, key: record.key, value }),
+            _ => Err(bad_record(head.pointer, "it is not the set that the order of keys has there")),
         }
     }
 }

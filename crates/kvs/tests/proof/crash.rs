@@ -4,9 +4,10 @@
 //! what the next open finds must be a state between the last one that was acknowledged as durable and the one that was
 //! being made. The next generation goes on from one of the disks.
 
-use kvs::{Error, KvReader, KvStore, Options};
+use kvs::{Error, KvReader, KvStore, Options, Snapshot};
 use lsfs::io::{CrashStyle, SimDisk};
 
+use crate::order::{check_snapshot, check_store, scan};
 use crate::support::{Choices, budget, sim_env};
 use crate::{Command, DIR, Model, buffered, contents, difference, key, options};
 
@@ -28,6 +29,7 @@ struct Run<'a> {
     choices: Choices,
     store: Option<KvStore>,
     calls: Vec<Call>,
+    snapshots: Vec<(Snapshot, Model)>,
 }
 
 impl Run<'_> {
@@ -66,7 +68,19 @@ impl Run<'_> {
 
     fn step(&mut self, tag: u64) {
         let store = self.store.clone().unwrap();
-        match self.choices.below(20) {
+        match self.choices.below(24) {
+            20..=22 => {
+                // From now on the background writes sorted runs.
+                let model = self.model().clone();
+                check_store(&store, &model, &mut self.choices, KEYS);
+                self.returned("scan".to_string(), model, false);
+            }
+            23 => {
+                // Held over what follows; it keeps the store open, so it is dropped before a reopen.
+                let snapshot = store.snapshot().unwrap();
+                self.snapshots.push((snapshot, self.model().clone()));
+                self.returned("snapshot".to_string(), self.model().clone(), false);
+            }
             choice @ 0..=14 => {
                 let command = self.command(tag);
                 let is_buffered = choice >= 12;
@@ -86,6 +100,9 @@ impl Run<'_> {
                 self.returned("compact".to_string(), self.model().clone(), true);
             }
             _ => {
+                for (snapshot, model) in std::mem::take(&mut self.snapshots) {
+                    check_snapshot(&snapshot, &model, &mut self.choices, KEYS).unwrap();
+                }
                 store.close().unwrap();
                 self.returned("close".to_string(), self.model().clone(), true);
                 drop((store, self.store.take()));
@@ -113,6 +130,8 @@ fn read_only(disk: &SimDisk, seed: u64) -> kvs::Result<Model> {
             found.insert(key(n), value);
         }
     }
+    let scanned = scan(&reader)?;
+    assert!(scanned == found, "in order: {}", difference(&scanned, &found));
     Ok(found)
 }
 
@@ -120,17 +139,17 @@ fn read_only(disk: &SimDisk, seed: u64) -> kvs::Result<Model> {
 fn run(disk: &SimDisk, seed: u64, generation: u64, model: Model) -> Vec<Call> {
     let choices = Choices::new(seed * 1009 + generation);
     let start = Call { name: "nothing".to_string(), end: 0, model, durable: true };
-    let mut run = Run { disk, choices, store: None, calls: vec![start] };
+    let mut run = Run { disk, choices, store: None, calls: vec![start], snapshots: Vec::new() };
     run.store = Some(open(disk, seed * 31 + generation).unwrap_or_else(|error| panic!("open: {error}")));
     run.returned("open".to_string(), run.model().clone(), true);
     for n in 0..40 {
         run.step(generation * 100 + n);
     }
-    let store = run.store.take();
+    let (store, snapshots) = (run.store.take(), std::mem::take(&mut run.snapshots));
     let calls = std::mem::take(&mut run.calls);
     // The handle's close must not write any more.
     drop(disk.restart());
-    drop(store);
+    drop((store, snapshots));
     calls
 }
 
@@ -177,6 +196,9 @@ fn crash_everywhere(seed: u64, images_wanted: u64) -> u64 {
                 assert_eq!(store.stats().keys, found.len() as u64, "{}", context());
                 let read = read.unwrap_or_else(|error| panic!("{}, without a lock: {error}", context()));
                 assert!(read == found, "{}, without a lock: {}", context(), difference(&read, &found));
+                if images % 3 == 0 {
+                    check_store(&store, &found, &mut choices, KEYS);
+                }
                 // It goes on, and what the log alone says is the same.
                 store.put("new", "value").unwrap();
                 if images % 4 == 0 {

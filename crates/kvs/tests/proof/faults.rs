@@ -41,6 +41,10 @@ fn try_workload(disk: &SimDisk, seed: u64, told: &mut Told) -> kvs::Result<()> {
             told.maybe = Some(command.model(&told.model));
             command.run(&store, &told.model)?;
             told.model = told.maybe.take().expect("just put there");
+            if n % 5 == 4 {
+                let found: Model = store.iter()?.collect::<kvs::Result<_>>()?;
+                assert!(found == told.model, "in order: {}", difference(&found, &told.model));
+            }
         }
         match round {
             0 => store.checkpoint()?,
@@ -79,6 +83,8 @@ fn every_fault_at_every_operation_is_told_and_loses_nothing() {
                 let found = contents(&store, KEYS + 3).unwrap_or_else(|error| panic!("{context}: {error}"));
                 let is_admitted = found == told.model || told.maybe.as_ref() == Some(&found);
                 assert!(is_admitted, "{context}: {}", difference(&found, &told.model));
+                let scanned: Model = store.iter().unwrap().collect::<kvs::Result<_>>().unwrap();
+                assert!(scanned == found, "{context}: in order: {}", difference(&scanned, &found));
                 store.put("goes", "on").unwrap_or_else(|error| panic!("{context}: {error}"));
             }
         }

@@ -63,6 +63,21 @@ impl OsMap {
     }
 }
 
+/// Words of a cache line.
+const CACHE_LINE_WORDS: usize = 64 / WORD_BYTES;
+
+/// Asks the processor for a cache line.
+#[cfg(target_arch = "x86_64")]
+fn prefetch_line(word: &AtomicU64) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a hint, which may be given for any address; it changes no memory and raises no fault.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast()) }
+}
+
+/// Asks the processor for a cache line, where we know how.
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch_line(_word: &AtomicU64) {}
+
 impl FileMap for OsMap {
     fn len(&self) -> u64 {
         self.len as u64
@@ -134,6 +149,14 @@ impl FileMap for OsMap {
         Ok(())
     }
 
+    fn prefetch(&self, position: u64, len: u64) {
+        let words = self.words();
+        let (first, end) = (position as usize / WORD_BYTES, (position.saturating_add(len)) as usize);
+        for word in words.iter().take(end.div_ceil(WORD_BYTES)).skip(first).step_by(CACHE_LINE_WORDS) {
+            prefetch_line(word);
+        }
+    }
+
     fn advise(&self, access: MapAdvice) {
         let Some(start) = self.start else { return };
         let advice = match access {
@@ -195,6 +218,8 @@ mod tests {
         }
         map.flush(4091..5003).unwrap();
         map.flush(7..7).unwrap();
+        map.prefetch(4999, 100);
+        map.prefetch(u64::MAX - 5, 100);
         map.advise(MapAdvice::Random);
         reader.advise(MapAdvice::Sequential);
         drop((map, reader));

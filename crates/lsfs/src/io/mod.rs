@@ -223,6 +223,9 @@ pub trait FileMap: Send + Sync + Debug {
     fn flush(&self, range: Range<u64>) -> io::Result<()>;
     /// Says how it will be read.
     fn advise(&self, access: MapAdvice);
+    /// Says that `len` bytes at `position` are read soon, so that the processor fetches them meanwhile; what is not
+    /// mapped is left alone. Only a matter of speed.
+    fn prefetch(&self, _position: u64, _len: u64) {}
 
     /// Whether nothing is mapped.
     fn is_empty(&self) -> bool {

@@ -50,6 +50,44 @@ pub(super) fn read_into(
     EntryHead::new(segment, position, &frame.header)
 }
 
+/// So many entries are asked for before they are read, so that the memory answers several at a time.
+const PREFETCH_ENTRIES: usize = 12;
+/// Of a longer entry the processor sees by itself what comes.
+const PREFETCH_BYTES_MAX: u64 = 512;
+
+/// Hands over the entries at several places with their numbers, one after the other in one buffer.
+pub(super) fn lend_each(
+    source: &dyn FrameSource,
+    segment: &Segment,
+    pointers: &[Pointer],
+    mut each: impl FnMut(usize, Result<(EntryHead, &[u8])>),
+) {
+    let mut body = Vec::new();
+    let ask_for = |n: usize| {
+        let Some(pointer) = pointers.get(n) else { return };
+        if let Some(part) = segment.mapped_part(pointer.position.into()) {
+            part.map.prefetch(pointer.position.into(), pointer.frame_bytes().min(PREFETCH_BYTES_MAX));
+        }
+    };
+    (0..PREFETCH_ENTRIES).for_each(ask_for);
+    for (n, pointer) in pointers.iter().enumerate() {
+        ask_for(n + PREFETCH_ENTRIES);
+        let head = read_into(source, segment, pointer.position, &mut body);
+        match head.and_then(|head| same_length(segment, pointer, head)) {
+            Ok(head) => each(n, Ok((head, &body))),
+            Err(error) => each(n, Err(error)),
+        }
+    }
+}
+
+fn same_length(segment: &Segment, pointer: &Pointer, head: EntryHead) -> Result<EntryHead> {
+    if head.pointer == *pointer {
+        return Ok(head);
+    }
+    let reason = format!("the pointer says {} bytes, the entry has {}", pointer.len, head.pointer.len);
+    Err(segment.no_entry(pointer.position.into(), reason))
+}
+
 /// Fills `start` with the first bytes of the body at a place, as far as it has so many; answers how many, too. Only the
 /// frame's header is verified.
 pub(super) fn peek(

@@ -526,6 +526,24 @@ impl SegmentHandle {
         read_pointer(&*self.source, &self.segment, pointer)
     }
 
+    /// Reads many entries of the segment and hands each over with its number among `pointers`; the bytes are only lent.
+    /// Without memory and, where the segment is mapped, without a system call for each.
+    ///
+    /// # Errors
+    /// Each entry has its own, as of [`SegmentSet::read`]. The call's is [`Error::NoEntry`] if a pointer is one into
+    /// another segment.
+    pub fn read_each(
+        &self,
+        pointers: &[Pointer],
+        each: impl FnMut(usize, Result<(EntryHead, &[u8])>),
+    ) -> Result<()> {
+        if let Some(other) = pointers.iter().find(|pointer| pointer.segment != self.segment.number) {
+            return Err(other_segment(&self.segment, other));
+        }
+        copy::lend_each(&*self.source, &self.segment, pointers, each);
+        Ok(())
+    }
+
     /// As [`SegmentSet::read_at`].
     ///
     /// # Errors
@@ -558,10 +576,14 @@ impl SegmentHandle {
     }
 }
 
+fn other_segment(segment: &Segment, pointer: &Pointer) -> Error {
+    let reason = format!("the pointer is one into segment {}", pointer.segment);
+    segment.no_entry(pointer.position.into(), reason)
+}
+
 fn read_pointer(source: &dyn FrameSource, segment: &Segment, pointer: Pointer) -> Result<Entry> {
     if pointer.segment != segment.number {
-        let reason = format!("the pointer is one into segment {}", pointer.segment);
-        return Err(segment.no_entry(pointer.position.into(), reason));
+        return Err(other_segment(segment, &pointer));
     }
     let end = source.readable_end(segment, pointer.end())?;
     let frame = read_frame(source, segment, Expected::of(&pointer, end))?;
@@ -582,8 +604,7 @@ fn read_pointed_part(
     range: Range<u32>,
 ) -> Result<Body> {
     if pointer.segment != segment.number {
-        let reason = format!("the pointer is one into segment {}", pointer.segment);
-        return Err(segment.no_entry(pointer.position.into(), reason));
+        return Err(other_segment(segment, &pointer));
     }
     let end = source.readable_end(segment, pointer.end())?;
     Ok(read_part(source, segment, Expected::of(&pointer, end), range)?.into())
