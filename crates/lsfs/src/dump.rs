@@ -10,8 +10,9 @@ use std::path::Path;
 
 use crate::codec::{
     BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader, BlockTailer, Checksum,
-    FILE_HEADER_BYTES, FileHeader, INDEX_ENTRY_BYTES, MARK_BYTES, RECORD_TAILER_BYTES, RecordHeader,
-    SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SliceView, is_block_size,
+    FILE_HEADER_BYTES, FileHeader, MARK_BYTES, MappedFrameLook, RECORD_TAILER_BYTES, RecordHeader,
+    SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SegmentStatistics, SliceView, SparseTable,
+    is_block_size,
 };
 use crate::directory::{LIVE_NAME, LOCK_NAME};
 use crate::env::Env;
@@ -217,11 +218,66 @@ const LIVE_PAGE: Layout = Layout {
     ],
 };
 
-const INDEX_ENTRY: [FieldLayout; 2] =
-    [field(0, 8, "offset", Show::Number), field(8, 8, "position", Show::Number)];
+const INDEX_ENTRY: Layout = Layout {
+    name: "entry",
+    heading: "### Index entry",
+    fields: &[field(0, 8, "offset", Show::Number), field(8, 8, "position", Show::Number)],
+};
+
+const SEGMENT_STATISTICS: Layout = Layout {
+    name: "segment statistics",
+    heading: "### Segment statistics",
+    fields: &[
+        field(0, 8, "magic", Show::Text),
+        field(8, 4, "version", Show::Number),
+        field(12, 4, "checksum", Show::Id),
+        field(16, 8, "segment id", Show::Id),
+        field(24, 8, "first index", Show::Number),
+        field(32, 8, "next index", Show::Number),
+        field(40, 8, "end position", Show::Number),
+        field(48, 8, "last position", Show::Number),
+        field(56, 8, "records", Show::Number),
+        field(64, 8, "payload bytes", Show::Number),
+        field(72, 8, "stored bytes", Show::Number),
+        field(80, 8, "other records", Show::Number),
+        field(88, 4, "last epoch", Show::Number),
+        field(92, 4, "flags", Show::Number),
+        field(96, 4, "index checksum", Show::Id),
+        field(100, 4, "types", Show::Number),
+        field(104, 8, "reserved", Show::Bytes),
+    ],
+};
+
+/// An item of the statistics' last row.
+const TYPE_COUNT: Layout = Layout {
+    name: "type",
+    heading: "### Segment statistics",
+    fields: &[field(0, 8, "type code", Show::Number), field(8, 8, "records", Show::Number)],
+};
+
+const SPARSE_TABLE: Layout = Layout {
+    name: "sparse table",
+    heading: "### Sparse table",
+    fields: &[
+        field(0, 8, "magic", Show::Text),
+        field(8, 4, "version", Show::Number),
+        field(12, 4, "checksum", Show::Id),
+        field(16, 8, "rewrite id", Show::Id),
+        field(24, 8, "base offset", Show::Number),
+        field(32, 8, "next offset", Show::Number),
+        field(40, 8, "frames", Show::Number),
+    ],
+};
+
+/// An item of the sparse table's last row.
+const SPARSE_OFFSET: Layout =
+    Layout { name: "frame", heading: "### Sparse table", fields: &[field(0, 8, "offset", Show::Number)] };
+
+const MAPPED_FRAME: Layout =
+    Layout { name: "frame", heading: "## The mapped store", fields: &[field(0, 8, "length", Show::Number)] };
 
 /// Every table that a dump reads by and that `docs/format.md` has.
-pub const LAYOUTS: [Layout; 12] = [
+pub const LAYOUTS: [Layout; 16] = [
     FILE_HEADER,
     BLOCK_HEADER,
     BLOCK_TAILER,
@@ -234,6 +290,10 @@ pub const LAYOUTS: [Layout; 12] = [
     LOST_RANGE,
     MARK,
     LIVE_PAGE,
+    INDEX_ENTRY,
+    SEGMENT_STATISTICS,
+    SPARSE_TABLE,
+    MAPPED_FRAME,
 ];
 
 /// A run of bytes that belong together.
@@ -288,7 +348,10 @@ pub fn dump(
     let _ended = match name.rsplit('.').next() {
         _ if name == LOCK_NAME => dump.text(&mut see)?,
         _ if name == LIVE_NAME => dump.live_page(&mut see)?,
-        Some("idx") => dump.index(&mut see)?,
+        Some("idx") => dump.items(0..len, &INDEX_ENTRY, true, &mut see)?,
+        Some("stats") => dump.statistics(&mut see)?,
+        Some("sparse") => dump.sparse_table(&mut see)?,
+        Some("log") => dump.frames(&mut see)?,
         _ => dump.block_file(block, &mut see)?,
     };
     Ok(())
@@ -303,6 +366,11 @@ struct Dump<'a> {
 const RUN_BYTES: usize = 1 << 20;
 /// This much of bytes without a layout is shown.
 const PREVIEW_BYTES: usize = 64;
+/// Where the types begin in the statistics, and the offsets in a sparse table.
+const STATISTICS_TYPES_START: usize = 112;
+const SPARSE_TABLE_START: usize = 48;
+/// A sparse table up to this size is read whole to compare its checksum.
+const SPARSE_CHECKED_BYTES_MAX: u64 = 64 << 20;
 
 impl Dump<'_> {
     /// Bytes from an aligned position on, as many as there are.
@@ -339,38 +407,130 @@ impl Dump<'_> {
         Ok(see(part))
     }
 
-    /// Entries of 16 bytes; sixteen zero bytes behind the first entry are free space.
-    fn index(&self, see: &mut See<'_>) -> Result<ControlFlow<()>> {
-        let mut position = 0;
-        let mut number = 0u64;
-        while position < self.len {
-            let run = self.read(position, RUN_BYTES)?;
-            if run.is_empty() {
-                break;
-            }
-            for (at, entry) in run.chunks(INDEX_ENTRY_BYTES).enumerate() {
-                let start = position + (at * INDEX_ENTRY_BYTES) as u64;
-                if entry.len() < INDEX_ENTRY_BYTES {
-                    return Ok(see(raw("a part of an entry", start, entry)));
+    /// Items of one layout in a range of positions; if zeros behind the first one are free space, up to there.
+    fn items(
+        &self,
+        range: Range<u64>,
+        layout: &Layout,
+        zeros_are_free: bool,
+        see: &mut See<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let item_bytes = layout.fields.last().map_or(1, |field| field.offset + field.bytes);
+        let (mut at, mut number) = (range.start, 0u64);
+        while at < range.end {
+            let page = at / ANY_UNIT_BYTES as u64 * ANY_UNIT_BYTES as u64;
+            let run = self.read(page, RUN_BYTES)?;
+            let run = &run[..run.len().min((range.end - page) as usize)];
+            let Some(run) = run.get((at - page) as usize..).filter(|run| !run.is_empty()) else { break };
+            for item in run.chunks(item_bytes) {
+                if item.len() < item_bytes && at + (item.len() as u64) < range.end {
+                    // The run ends inside of it.
+                    break;
                 }
-                if entry.iter().all(|&byte| byte == 0) && number > 0 {
-                    return Ok(see(noted(
-                        "free",
-                        start,
-                        self.len - start,
-                        "zeros from here on are free space",
-                    )));
+                if item.len() < item_bytes {
+                    return Ok(see(raw(&format!("a part of {} {number}", layout.name), at, item)));
                 }
-                let fields = fields_of(&INDEX_ENTRY, start, entry);
-                let bytes = INDEX_ENTRY_BYTES as u64;
-                let part =
-                    Part { name: format!("entry {number}"), position: start, bytes, fields, notes: vec![] };
+                if zeros_are_free && number > 0 && item.iter().all(|&byte| byte == 0) {
+                    let note = "zeros from here on are free space";
+                    return Ok(see(noted("free", at, range.end - at, note)));
+                }
+                let mut part = laid_out(layout, at, item);
+                part.name = format!("{} {number}", layout.name);
                 if see(part).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
                 number += 1;
+                at += item_bytes as u64;
             }
-            position += run.len() as u64;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn statistics(&self, see: &mut See<'_>) -> Result<ControlFlow<()>> {
+        let bytes = self.read(0, ANY_UNIT_BYTES)?;
+        let mut part = laid_out(&SEGMENT_STATISTICS, 0, &bytes);
+        if let Err(fault) = SegmentStatistics::decode(&bytes) {
+            part.notes.push(format!("not believed: {fault}"));
+        }
+        part.notes.extend(checksum_behind_it(&bytes));
+        if see(part).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let types =
+            bytes.get(100..104).map_or(0, |count| u32::from_le_bytes(count.try_into().expect("four")));
+        let mut at = STATISTICS_TYPES_START.min(bytes.len());
+        for (number, item) in bytes[at..].chunks_exact(16).take(types as usize).enumerate() {
+            let mut part = laid_out(&TYPE_COUNT, at as u64, item);
+            part.name = format!("type {number}");
+            if see(part).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            at += item.len();
+        }
+        match self.len.saturating_sub(at as u64) {
+            0 => Ok(ControlFlow::Continue(())),
+            rest => Ok(see(noted("free", at as u64, rest, "room for more types"))),
+        }
+    }
+
+    fn sparse_table(&self, see: &mut See<'_>) -> Result<ControlFlow<()>> {
+        let head = self.read(0, SPARSE_TABLE_START)?;
+        let mut part = laid_out(&SPARSE_TABLE, 0, &head);
+        let frames = head.get(40..48).map_or(0, |count| u64::from_le_bytes(count.try_into().expect("eight")));
+        let start = head.len() as u64;
+        let end = start.saturating_add(frames.saturating_mul(8)).min(self.len);
+        if end > SPARSE_CHECKED_BYTES_MAX {
+            part.notes.push("too large for its checksum to be compared".to_string());
+        } else {
+            let bytes = self.read(0, end as usize)?;
+            part.notes
+                .extend(SparseTable::decode(&bytes).err().map(|fault| format!("not believed: {fault}")));
+            part.notes.extend(checksum_behind_it(&bytes));
+        }
+        if see(part).is_break() || self.items(start..end, &SPARSE_OFFSET, false, see)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        match self.len - end {
+            0 => Ok(ControlFlow::Continue(())),
+            rest => Ok(see(noted("free", end, rest, "behind the table"))),
+        }
+    }
+
+    /// The frames of a mapped log, up to what is none.
+    fn frames(&self, see: &mut See<'_>) -> Result<ControlFlow<()>> {
+        let (mut at, mut number) = (0u64, 0u64);
+        while at < self.len {
+            let page = at / ANY_UNIT_BYTES as u64 * ANY_UNIT_BYTES as u64;
+            let run = self.read(page, 2 * ANY_UNIT_BYTES)?;
+            let Some(bytes) = run.get((at - page) as usize..).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            let header = &bytes[..bytes.len().min(8)];
+            let (name, end, note) = match MappedFrameLook::at(header, at, self.len, u64::MAX) {
+                MappedFrameLook::Frame { end, .. } => (format!("frame {number}"), end, None),
+                MappedFrameLook::Free => {
+                    return Ok(see(noted("free", at, self.len - at, "zeros: free space")));
+                }
+                MappedFrameLook::Torn { payload_bytes } => {
+                    let note = format!("torn: {payload_bytes} bytes reach beyond the file");
+                    ("torn frame".to_string(), self.len, Some(note))
+                }
+                MappedFrameLook::OverLimit { payload_bytes } => {
+                    let note = format!("{payload_bytes} bytes are more than any record has");
+                    ("frame over the limit".to_string(), self.len, Some(note))
+                }
+            };
+            let mut part = laid_out(&MAPPED_FRAME, at, bytes);
+            part.name = name;
+            part.bytes = end - at;
+            let payload = bytes.get(8..bytes.len().min((end - at) as usize)).unwrap_or(&[]);
+            let mut shown = raw("payload", at + 8, payload).fields;
+            part.fields.append(&mut shown);
+            part.notes.extend(note);
+            if see(part).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            (at, number) = (end, number + 1);
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -627,6 +787,13 @@ impl BlockWalk {
         }
         see(raw(note, at, payload))
     }
+}
+
+/// The verdict on a checksum at byte 12 of all that is behind it.
+fn checksum_behind_it(bytes: &[u8]) -> Option<String> {
+    let stored = bytes.get(12..16)?;
+    let stored = u32::from_le_bytes([stored[0], stored[1], stored[2], stored[3]]);
+    Some(verdict("checksum", stored.into(), Checksum::Crc32c.of(0, &bytes[16..]).into()))
 }
 
 fn never_written(range: &Range<u64>) -> Part {

@@ -96,6 +96,37 @@ fn every_byte_of_a_block_file_is_shown_once() {
 }
 
 #[test]
+fn every_byte_of_derived_and_mapped_files_is_shown_once() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1");
+    let wanted = ["idx", "stats", "sparse", "log"];
+    let mut seen = std::collections::BTreeSet::new();
+    for directory in ["records-indexed", "mapped-rewritten", "mapped-closed"] {
+        for entry in std::fs::read_dir(golden.join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            let Some(kind) = wanted.iter().find(|kind| path.extension().is_some_and(|end| end == **kind))
+            else {
+                continue;
+            };
+            seen.insert(kind);
+            let disk = SimDisk::new(1);
+            let there = Path::new("/x").join(path.file_name().unwrap());
+            let bytes = std::fs::read(&path).unwrap();
+            disk.put(&there, &bytes).unwrap();
+            let parts = parts(&sim_env(&disk, 1), &there, None);
+            let mut end = 0;
+            for part in &parts {
+                assert_eq!(part.position, end, "{}: {part:?}", path.display());
+                end += part.bytes;
+                let is_good = |note: &String| !note.contains("BAD") && !note.contains("not believed");
+                assert!(part.notes.iter().all(is_good), "{}: {part:?}", path.display());
+            }
+            assert_eq!(end, bytes.len() as u64, "{}", path.display());
+        }
+    }
+    assert_eq!(seen.len(), wanted.len());
+}
+
+#[test]
 fn one_block_is_what_all_of_the_file_shows_of_it() {
     let disk = recorded();
     let env = sim_env(&disk, 2);
@@ -125,7 +156,15 @@ fn damaged_and_foreign_bytes_are_shown() {
             bytes[at] = choices.next() as u8;
         }
         bytes.truncate(choices.below(bytes.len() as u64 + 1) as usize);
-        for name in ["/x/some.seg", "/x/live", "/x/some.idx", "/x/state.a"] {
+        for name in [
+            "/x/some.seg",
+            "/x/live",
+            "/x/some.idx",
+            "/x/state.a",
+            "/x/some.stats",
+            "/x/some.sparse",
+            "/x/some.log",
+        ] {
             disk.put(Path::new(name), &bytes).unwrap();
             let shown = parts(&env, Path::new(name), None);
             assert!(bytes.is_empty() || !shown.is_empty(), "round {round}, {name}");
