@@ -141,6 +141,8 @@ pub(crate) struct StatePair {
     holder: usize,
     /// Number of the last switch.
     generation: u32,
+    /// Which of the names this process has made durable. One that it found may be a killed process's.
+    durable_names: [bool; 2],
     /// Open for appending; `None` until the first set after an open, which switches.
     tail: Option<Tail>,
     failure: Option<Error>,
@@ -255,6 +257,7 @@ impl Salvaged {
             // The first path is written: a first state goes to the holder, every other one to the other file.
             holder: usize::from(version > 1),
             generation: self.generation,
+            durable_names: [false; 2],
             tail: None,
             failure: None,
         };
@@ -319,6 +322,7 @@ impl StatePair {
             state: found.state,
             holder: found.holder,
             generation: found.generation,
+            durable_names: [false; 2],
             tail: None,
             failure: None,
         })
@@ -400,28 +404,29 @@ impl StatePair {
     }
 
     /// Makes the file of the next switch now, for those who must be able to switch on a full disk.
-    pub(crate) fn prepare_other(&self) -> Result<()> {
+    pub(crate) fn prepare_other(&mut self) -> Result<()> {
         let planned_bytes = u64::from(self.options.limit_blocks) * self.options.block_bytes as u64;
         self.prepare(1 - self.holder, planned_bytes).map(|_file| ())
     }
 
     /// Opens or creates the file of the next switch and gives it its working length.
-    fn prepare(&self, which: usize, planned_bytes: u64) -> Result<Arc<dyn File>> {
+    fn prepare(&mut self, which: usize, planned_bytes: u64) -> Result<Arc<dyn File>> {
         let path = &self.paths[which];
         let unit = self.options.block_bytes;
         let file = match self.env.disk.open(path, OpenMode::Write, unit) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let file = self
-                    .env
-                    .disk
-                    .open(path, OpenMode::CreateNew, unit)
-                    .map_err(|error| Error::write("create", path, planned_bytes, error))?;
-                directory::sync_parent(&self.env, path)?;
-                file
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self
+                .env
+                .disk
+                .open(path, OpenMode::CreateNew, unit)
+                .map_err(|error| Error::write("create", path, planned_bytes, error))?,
             Err(error) => return Err(Error::io("open", path, error)),
         };
+        if !self.durable_names[which] {
+            // Also of a file that was there: whoever created it may have been killed before this.
+            directory::sync_parent(&self.env, path)?;
+            self.durable_names[which] = true;
+        }
         let len = file.len().map_err(|error| Error::io("measure", path, error))?;
         let wrong_length = |error| Error::write("give its length to", path, planned_bytes, error);
         if len < planned_bytes {

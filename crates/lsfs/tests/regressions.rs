@@ -5,8 +5,8 @@ mod support;
 use std::sync::mpsc;
 
 use lsfs::codec::Checksum;
-use lsfs::io::SimDisk;
-use lsfs::{Error, Reader, RecordStream, StreamOptions, verify};
+use lsfs::io::{CrashStyle, SimDisk};
+use lsfs::{Error, FinalData, FinalDataOptions, Reader, RecordStream, StreamOptions, verify};
 use support::sim_env;
 
 const DIR: &str = "/stream";
@@ -227,6 +227,37 @@ fn nothing_is_appended_to_a_rewritten_segment() {
             disk = disk.restart();
             let stream = RecordStream::open_in(sim_env(&disk, 30 + opened), DIR, small()).unwrap();
             assert_eq!(stream.append(0, b"more").unwrap(), next + 1 + opened, "{context}");
+        }
+    }
+}
+
+/// A process is killed at every operation of a set, the next one sets something else, and then power fails. A file that
+/// the first one had created was not made durable by name: the second one found it and took it for granted.
+#[test]
+fn what_is_set_after_a_kill_survives_a_power_failure() {
+    const STATE: &str = "/state";
+    let open =
+        |disk: &SimDisk, seed| FinalData::open_in(sim_env(disk, seed), STATE, FinalDataOptions::default());
+    let disk = SimDisk::new(1);
+    open(&disk, 1).unwrap().set(b"first").unwrap();
+    let disk = disk.restart();
+    disk.start_trace();
+    open(&disk, 2).unwrap().set(b"never acknowledged").unwrap();
+    let trace = disk.stop_trace();
+    let mut images = trace.images();
+    loop {
+        let killed = images.killed(3);
+        open(&killed, 4).unwrap().set(b"acknowledged").unwrap();
+        let left = killed.power_fail(CrashStyle::NothingUnsynced, 5);
+        let state = open(&left, 6).unwrap().get().unwrap();
+        assert_eq!(
+            state.bytes[..],
+            b"acknowledged"[..],
+            "killed during {}",
+            trace.describe(images.crash_point())
+        );
+        if !images.advance() {
+            break;
         }
     }
 }

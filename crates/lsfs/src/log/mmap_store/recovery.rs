@@ -126,6 +126,8 @@ pub(super) fn recover(
     active.behind = MappedFrameLook::Free;
     // What was read may be in the page cache only; from now on others may rely on it.
     active.log.flush(0..active.end)?;
+    // The same for its name: whoever created it may have been killed before it was durable.
+    directory::sync_parent(env, &active.log.path)?;
 
     // 5. The index of the last segment is made to say what the frames are.
     active.mend_index()?;
