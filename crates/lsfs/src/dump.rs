@@ -10,9 +10,10 @@ use std::path::Path;
 
 use crate::codec::{
     BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader, BlockTailer, Checksum,
-    FILE_HEADER_BYTES, FileHeader, MARK_BYTES, MappedFrameLook, RECORD_TAILER_BYTES, RecordHeader,
+    FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FRAME_PIECE_BYTES, FileHeader, FileKind, Footer,
+    FrameFault, FrameHeader, FrameIdentity, MARK_BYTES, MappedFrameLook, RECORD_TAILER_BYTES, RecordHeader,
     SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SegmentStatistics, SliceView, SparseTable,
-    is_block_size,
+    check_pieces, frame_body_position, frame_end, frame_header_bytes, is_block_size, stored_checksums,
 };
 use crate::directory::{LIVE_NAME, LOCK_NAME};
 use crate::env::Env;
@@ -273,11 +274,41 @@ const SPARSE_TABLE: Layout = Layout {
 const SPARSE_OFFSET: Layout =
     Layout { name: "frame", heading: "### Sparse table", fields: &[field(0, 8, "offset", Show::Number)] };
 
+const SET_FRAME: Layout = Layout {
+    name: "frame header",
+    heading: "### Frame header",
+    fields: &[
+        field(0, 4, "checksum", Show::Id),
+        field(4, 4, "tag", Show::Id),
+        field(8, 1, "magic and flags", Show::Id),
+        field(9, 1, "kind", Show::Number),
+        field(10, 2, "epoch", Show::Number),
+        field(12, 4, "body length", Show::Number),
+    ],
+};
+
+const FOOTER: Layout = Layout {
+    name: "footer",
+    heading: "### Footer",
+    fields: &[
+        field(0, 4, "magic", Show::Text),
+        field(4, 4, "version", Show::Number),
+        field(8, 4, "number", Show::Number),
+        field(12, 4, "end", Show::Number),
+        field(16, 4, "last", Show::Number),
+        field(20, 4, "entries", Show::Number),
+        field(24, 4, "body bytes", Show::Number),
+        field(28, 4, "digest", Show::Id),
+        field(32, 4, "released bytes", Show::Number),
+        field(36, 4, "reserved", Show::Bytes),
+    ],
+};
+
 const MAPPED_FRAME: Layout =
     Layout { name: "frame", heading: "## The mapped store", fields: &[field(0, 8, "length", Show::Number)] };
 
 /// Every table that a dump reads by and that `docs/format.md` has.
-pub const LAYOUTS: [Layout; 16] = [
+pub const LAYOUTS: [Layout; 18] = [
     FILE_HEADER,
     BLOCK_HEADER,
     BLOCK_TAILER,
@@ -293,6 +324,8 @@ pub const LAYOUTS: [Layout; 16] = [
     INDEX_ENTRY,
     SEGMENT_STATISTICS,
     SPARSE_TABLE,
+    SET_FRAME,
+    FOOTER,
     MAPPED_FRAME,
 ];
 
@@ -381,6 +414,15 @@ impl Dump<'_> {
             .read_full_at(&mut buf, position)
             .map_err(|error| Error::io("read", self.path, error))?;
         Ok(buf[..count.min(wanted)].to_vec())
+    }
+
+    /// Bytes from any position on, as many as there are.
+    fn read_at(&self, position: u64, wanted: usize) -> Result<Vec<u8>> {
+        let page = position / ANY_UNIT_BYTES as u64 * ANY_UNIT_BYTES as u64;
+        let skipped = (position - page) as usize;
+        let mut bytes = self.read(page, skipped + wanted)?;
+        bytes.drain(..skipped.min(bytes.len()));
+        Ok(bytes)
     }
 
     fn text(&self, see: &mut See<'_>) -> Result<ControlFlow<()>> {
@@ -535,6 +577,98 @@ impl Dump<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// The frames of a segment of a set, up to what is none.
+    fn set_frames(&self, header: &FileHeader, see: &mut See<'_>) -> Result<ControlFlow<()>> {
+        let identity = FrameIdentity::new(header.segment_id, header.record_limit_bytes);
+        let (mut at, mut number) = (u64::from(header.block_bytes), 0u64);
+        while at < self.len {
+            let bytes = self.read_at(at, frame_header_bytes(header.record_limit_bytes))?;
+            let frame = match FrameHeader::decode(&bytes, &identity, at) {
+                Ok(frame) => frame,
+                Err(FrameFault::Empty) => {
+                    let note = "no frame begins here: zeros, perhaps with leftovers behind them";
+                    return Ok(see(noted("free", at, self.len - at, note)));
+                }
+                Err(fault) => {
+                    let mut part = raw("no frame", at, &bytes[..bytes.len().min(FRAME_HEADER_BYTES_MIN)]);
+                    part.bytes = self.len - at;
+                    part.notes.push(fault.to_string());
+                    return Ok(see(part));
+                }
+            };
+            let header_bytes = frame_header_bytes(frame.body_bytes);
+            let mut part = laid_out(&SET_FRAME, at, &bytes);
+            part.name = format!("frame {number}: header");
+            part.bytes = header_bytes as u64;
+            let checksums = stored_checksums(&bytes, frame.body_bytes);
+            part.fields.extend(fields_of(&[field(16, 4, "piece checksum", Show::Id)], at, &bytes));
+            let flags =
+                [(frame.more, "its batch goes on"), (frame.witness, "witness"), (frame.footer, "footer")];
+            part.notes.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.to_string()));
+            if see(part).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            let (start, body) = (at + header_bytes as u64, frame_body_position(at, frame.body_bytes));
+            if body > start && see(noted("gap", start, body - start, "before an aligned body")).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if self.set_body(&frame, number, body, checksums, see)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            (at, number) = (frame_end(at, frame.body_bytes), number + 1);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The body of a frame, piece by piece compared with its checksums.
+    fn set_body(
+        &self,
+        frame: &FrameHeader,
+        number: u64,
+        position: u64,
+        checksums: &[u8],
+        see: &mut See<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let (len, first) = (frame.body_bytes as usize, self.read_at(position, FRAME_PIECE_BYTES)?);
+        let first = &first[..first.len().min(len)];
+        let mut fault = None;
+        for piece in 0..checksums.len() / 4 {
+            let start = piece * FRAME_PIECE_BYTES;
+            let wanted = FRAME_PIECE_BYTES.min(len - start);
+            let bytes = match piece {
+                0 => first.to_vec(),
+                _ => self.read_at(position + start as u64, wanted)?,
+            };
+            if bytes.len() < wanted {
+                fault = Some(format!("cut short at {} of {len} bytes", start + bytes.len()));
+            } else if let Err(found) = check_pieces(checksums, piece, &bytes) {
+                fault = Some(format!("damaged: {found}"));
+            }
+            if fault.is_some() {
+                break;
+            }
+        }
+        let verified = fault.unwrap_or_else(|| "checksums ok".to_string());
+        let rest = if frame.footer && first.len() >= FOOTER_BYTES {
+            let mut part = laid_out(&FOOTER, position, first);
+            part.notes.push(verified.clone());
+            part.notes.extend(Footer::decode(first).err().map(|fault| fault.to_string()));
+            if see(part).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            FOOTER_BYTES
+        } else {
+            0
+        };
+        if rest == len {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let mut part = raw(&format!("frame {number}: body"), position + rest as u64, &first[rest..]);
+        part.bytes = (len - rest) as u64;
+        part.notes.push(verified);
+        Ok(see(part))
+    }
+
     fn block_file(&self, only: Option<u32>, see: &mut See<'_>) -> Result<ControlFlow<()>> {
         let head = self.read(0, BLOCK_BYTES_MAX)?;
         let header = FileHeader::decode(&head);
@@ -575,6 +709,20 @@ impl Dump<'_> {
             if see(part).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
+        }
+        if let Ok(header) = &header
+            && header.kind == FileKind::SetSegment
+        {
+            return match only {
+                Some(number) if number > 0 => Err(Error::InvalidOption {
+                    option: "block",
+                    value: number.to_string(),
+                    expected: "0: behind its file header a segment of a set has frames, not blocks"
+                        .to_string(),
+                }),
+                Some(_) => Ok(ControlFlow::Continue(())),
+                None => self.set_frames(header, see),
+            };
         }
         let first = only.unwrap_or(1).max(1);
         let end = only.map_or(blocks, |number| number + 1);
