@@ -76,6 +76,11 @@ impl Streams {
         Ok(Streams { entries: open(&dirs.entries)?, names: open(&dirs.names)? })
     }
 
+    /// Bytes of the entries on the disk.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.entries.stats().live_bytes
+    }
+
     /// Writes the entry for an index; durable on return, and seen after [`ReplacedEntries::set`].
     pub(crate) fn write(&self, id: EntryId, kind: u64, payload: &[u8]) -> Result<u64> {
         self.append(Name::Entry(id), &record_of(id, kind, payload))

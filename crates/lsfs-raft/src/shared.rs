@@ -138,9 +138,12 @@ impl Shared {
     pub(crate) fn statistics(&self) -> Result<Statistics> {
         let bounds = self.bounds();
         let record_count = bounds.next - bounds.first;
-        let snapshot = self.view().state.snapshot.as_ref().and_then(|snapshot| snapshot.meta.last);
+        let view = self.view();
+        let snapshot = view.state.snapshot.as_ref().and_then(|snapshot| snapshot.meta.last);
+        let replaced_bytes = view.replaced.opened().map_or(0, |streams| streams.live_bytes());
+        drop(view);
         let snapshot_index = snapshot.map(|last| last.index);
-        let total_bytes = self.entries.stats().live_bytes;
+        let total_bytes = self.entries.stats().live_bytes + replaced_bytes;
         let capacity_bytes = match self.options.capacity_bytes {
             Some(capacity_bytes) => capacity_bytes,
             None => {

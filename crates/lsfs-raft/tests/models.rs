@@ -470,6 +470,26 @@ impl Run {
             statistics.snapshot_index,
             model.snapshot.as_ref().map(|(meta, _)| meta.last.unwrap().index)
         );
+        let behind_snapshot =
+            model.next() - statistics.snapshot_index.map_or(model.first, |at| at + 1).max(model.first);
+        assert_eq!(statistics.records_since_snapshot, behind_snapshot);
+        assert!((0.0..=100.0).contains(&statistics.capacity_left_percent), "{statistics:?}");
+        let entry_bytes: u64 = model.entries.iter().map(|entry| entry.command.len() as u64).sum();
+        assert!(statistics.total_bytes >= entry_bytes, "{statistics:?}");
+        assert_eq!(log.read_range(model.first..model.next()).unwrap().len(), model.entries.len());
+        if model.entries.len() > 2 {
+            let middle = model.first + 1..model.next() - 1;
+            let found = log.read_range(middle.clone()).unwrap();
+            assert!(found.iter().map(|entry| entry.index).eq(middle));
+            assert!(
+                found
+                    .iter()
+                    .zip(&model.entries[1..])
+                    .all(|(found, expected)| found.command == expected.command)
+            );
+        }
+        let too_far = log.read_range(model.first..model.next() + 1).map(drop).map_err(short);
+        assert_eq!(too_far, model.check(if model.entries.is_empty() { model.first } else { model.next() }));
         let mut entries = log.entries(..).unwrap();
         for (expected, index) in model.entries.iter().zip(model.first..) {
             let entry = entries.next_entry().unwrap().unwrap();
@@ -512,6 +532,52 @@ proptest! {
         run.open();
         run.compare();
     }
+}
+
+/// A transfer goes on where it was checkpointed, takes no chunk twice and leaves none out.
+#[test]
+fn a_snapshot_goes_in_chunks_from_log_to_log_across_reopens() {
+    let bytes: Vec<u8> = (0..10_000u32).map(|at| (at * 7 % 251) as u8).collect();
+    let (from, disk) = (SimDisk::new(1), SimDisk::new(2));
+    let sender = RaftLog::open_in(sim_env(&from, 1), DIR, small_options(1)).unwrap();
+    for _ in 0..20 {
+        sender.append(&NewEntry::command(3, 1, b"command")).unwrap();
+    }
+    let last = Some(EntryId { term: 3, leader: 1, index: 12 });
+    let meta = SnapshotMeta { last, ..SnapshotMeta::default() };
+    sender.install_snapshot(meta, &bytes).unwrap();
+    let mut reader = sender.read_snapshot().unwrap();
+    let behind_end = reader.chunk(10_001, 1).unwrap_err();
+    assert!(matches!(behind_end, Error::ChunkOffset { given: 10_001, expected: 10_000 }), "{behind_end}");
+
+    let mut seed = 2;
+    loop {
+        let receiver = RaftLog::open_in(sim_env(&disk, seed), DIR, small_options(1)).unwrap();
+        seed += 1;
+        let mut writer = receiver.receive_snapshot(reader.meta().clone()).unwrap();
+        let start = writer.position();
+        for wrong in [start + 1, start.wrapping_sub(1)] {
+            let refused = writer.write_chunk(wrong, b"never").unwrap_err();
+            let is_named = matches!(refused, Error::ChunkOffset { given, expected } if (given, expected) == (wrong, start));
+            assert!(is_named, "{refused}");
+        }
+        let chunk = reader.chunk(start, 3000).unwrap();
+        writer.write_chunk(chunk.offset, &chunk.bytes).unwrap();
+        writer.checkpoint().unwrap();
+        if chunk.is_last {
+            writer.install().unwrap();
+            break;
+        }
+        drop(writer);
+        receiver.stop().unwrap();
+    }
+    assert_eq!(seed, 6, "four transfers of at most 3000 bytes");
+    let receiver = RaftLog::open_in(sim_env(&disk, seed), DIR, small_options(1)).unwrap();
+    let mut arrived = receiver.read_snapshot().unwrap();
+    assert_eq!(arrived.chunk(0, bytes.len()).unwrap().bytes, bytes);
+    assert_eq!((receiver.first_index().unwrap(), receiver.last_index().unwrap()), (None, 12));
+    assert_eq!(receiver.last_term().unwrap(), 3);
+    assert!(sender.statistics().unwrap().last_record_ms.is_some());
 }
 
 /// Nothing is written of what no record could hold, and the log goes on.
