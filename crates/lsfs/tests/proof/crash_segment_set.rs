@@ -77,7 +77,7 @@ struct Run<'a> {
 /// or of a recycled segment lie exactly where new frames are expected.
 fn body(choices: &mut Choices, seed: u64, tag: u64) -> Arc<[u8]> {
     let len = match choices.below(12) {
-        _ if seed.is_multiple_of(4) => 4076,
+        _ if seed.is_multiple_of(4) || is_short(seed) => 4076,
         _ if seed % 4 == 2 => 2028,
         0 => 0,
         1..=6 => choices.below(200),
@@ -86,6 +86,12 @@ fn body(choices: &mut Choices, seed: u64, tag: u64) -> Arc<[u8]> {
         _ => 65_536 + choices.below(6000),
     };
     (0..len).map(|at| (tag * 7 + at / 3) as u8).collect()
+}
+
+/// Some seeds crash again and again after a few appends: what a torn batch left behind the end, the first append after
+/// it would join.
+fn is_short(seed: u64) -> bool {
+    seed.is_multiple_of(3)
 }
 
 impl Run<'_> {
@@ -128,9 +134,9 @@ impl Run<'_> {
             model.durable = model.items.len();
             model
         };
-        match self.choices.below(20) {
+        match self.choices.below(if is_short(self.seed) { 13 } else { 20 }) {
             draw @ 0..=9 => {
-                let count = if draw < 5 { 1 } else { 1 + self.choices.below(5) };
+                let count = if draw < 3 { 1 } else { 1 + self.choices.below(5) };
                 let bodies: Vec<_> =
                     (0..count).map(|n| (n as u8, body(&mut self.choices, self.seed, tag * 10 + n))).collect();
                 let durability =
@@ -223,7 +229,7 @@ impl Workload for SegmentSetWorkload {
         };
         let choices = Choices::new(self.seed * 1009 + generation);
         let mut run = Run { disk, choices, calls: vec![opened], model: found, set, seed: self.seed };
-        let steps = if self.seed.is_multiple_of(3) { 4 } else { 16 };
+        let steps = if is_short(self.seed) { 4 } else { 16 };
         for n in 0..steps {
             run.step(generation * 1000 + n)?;
         }

@@ -58,7 +58,7 @@ const CAUGHT_BY: [(Mutant, &[Driver]); 25] = [
 ];
 
 /// How many disks a crash driver may look at before it has to have found something.
-const IMAGES_MAX: u64 = 60_000;
+const IMAGES_MAX: u64 = 120_000;
 
 impl Driver {
     /// What it finds, if anything.
