@@ -452,6 +452,8 @@ fn many_threads_scan_while_others_write() -> Result<()> {
         store.write(&batch)
     };
     set_all(0)?;
+    // A reader beside the store sees only what is durable.
+    store.sync()?;
     let is_done = std::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| -> Result<()> {
         let scanners: Vec<_> = (0..2)
