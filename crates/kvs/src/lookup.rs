@@ -120,8 +120,7 @@ impl Table {
         }
     }
 
-    /// Makes it unlikely that [`Table::point`] fails.
-    pub(crate) fn prepare(&mut self, log: &SegmentSet, hash: u64) -> Result<()> {
+    fn prepare(&mut self, log: &SegmentSet, hash: u64) -> Result<()> {
         let Table { index, slots } = self;
         let hasher = index.hasher();
         index.prepare(hash, &mut |address| hash_at(log, slots, address, hasher))
@@ -154,6 +153,14 @@ impl SharedTable {
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes it unlikely that [`Table::point`] fails.
+    pub(crate) fn prepare(&self, log: &SegmentSet, hash: u64) -> Result<()> {
+        if self.read().index.is_prepared(hash) {
+            return Ok(());
+        }
+        self.write().prepare(log, hash)
     }
 
     /// The places where a key with this hash may be.

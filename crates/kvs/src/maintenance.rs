@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
+use lsfs::codec::Pointer;
 use lsfs::io::Step;
 use lsfs::{Durability, Entry, FinalData, SetSegmentInfo};
 
 use crate::error::{Error, Result};
-use crate::index::PAGE_BYTES;
+use crate::index::{Candidates, PAGE_BYTES};
 use crate::lookup::{Hit, record_of};
 use crate::record::{Command, Record, encode_moved};
 use crate::reserve;
@@ -28,8 +29,10 @@ const TAIL_PER_PAGE_BYTE: u64 = 4;
 const TAIL_UNITS_MAX: u64 = 128;
 /// A close without a background makes a checkpoint from here on.
 const CLOSE_TAIL_UNITS: u64 = 1;
-/// A writer compacts by itself when more is stale than live, and so many units.
-const OVERDUE_UNITS: u64 = 4;
+/// A writer compacts by itself when more is stale than live, and so many units: the background does not keep up, ...
+const OVERDUE_UNITS: u64 = 64;
+/// ... or at its close, if there is none, when it is so many units.
+const CLOSE_OVERDUE_UNITS: u64 = 4;
 /// Space is put by for a store with so many keys that this for each makes a unit, ...
 const RESERVE_PER_KEY_BYTES: u64 = 64;
 /// ... or with a log of so many units.
@@ -41,10 +44,15 @@ const MOVE_BYTES: usize = 64 << 10;
 /// Compacted segments of so many units, or of what a checkpoint is worth, are enough for one.
 const RETIRED_UNITS_MIN: u64 = 4;
 
+/// Segments whose frames are longer on average are not read into the page cache: it would hold few keys for its size.
+const LOADED_BODY_BYTES_MAX: u64 = 16 << 10;
+
 /// A store that comes to rest keeps so small a part of the stale bytes that it may have while it is written, ...
-const REST_PARTS: u64 = 2;
-/// ... as far as moving at most so many units achieves that: a close does not take long.
-const REST_MOVED_UNITS_MAX: u64 = 8;
+const REST_PARTS: u64 = 3;
+/// ... as far as moving so many units achieves that, and this part of what was written since the open: a close takes long
+/// only after long work.
+const REST_MOVED_UNITS: u64 = 8;
+const REST_MOVED_PART: u64 = 8;
 
 /// How far compaction goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,15 +76,18 @@ pub(crate) struct Maintenance {
     retired: BTreeSet<u32>,
     /// Not to be compacted: something in them does not verify.
     damaged: BTreeSet<u32>,
+    /// The log up to here was read into the page cache, or was there before the store was opened.
+    loaded_to: (u32, u32),
 }
 
 impl Maintenance {
-    pub(crate) fn new(final_data: FinalData) -> Maintenance {
+    pub(crate) fn new(final_data: FinalData, log_end: (u32, u32)) -> Maintenance {
         Maintenance {
             final_data: Some(final_data),
             in_doubt: None,
             retired: BTreeSet::new(),
             damaged: BTreeSet::new(),
+            loaded_to: log_end,
         }
     }
 
@@ -116,6 +127,7 @@ impl Inner {
 
     fn maintain_once(&self, maintenance: &mut Maintenance) -> Result<Step> {
         maintenance.check(&self.dir)?;
+        self.load_written(maintenance);
         if let Some(victim) = self.victim(maintenance, Aim::Usual) {
             self.compact(maintenance, victim)?;
             let retired_bytes: u64 = self.infos(&maintenance.retired).map(|info| info.total_bytes).sum();
@@ -131,29 +143,47 @@ impl Inner {
         Ok(Step::Idle)
     }
 
+    /// Reads what was written since the last time into the page cache: the next set of a key compares it with the key in
+    /// its last frame.
+    fn load_written(&self, maintenance: &mut Maintenance) {
+        let segments = self.log.segments();
+        let log_bytes: u64 = segments.iter().map(|info| info.total_bytes).sum();
+        let (number, position) = maintenance.loaded_to;
+        for info in segments.iter().filter(|info| info.number >= number) {
+            let from = if info.number == number { position } else { 0 };
+            let is_worth_it = log_bytes <= self.options.page_cache_bytes
+                && u64::from(info.body_bytes) <= u64::from(info.entries) * LOADED_BODY_BYTES_MAX;
+            let to = match is_worth_it {
+                true => self.log.load_from(info.number, from).unwrap_or(from),
+                false => info.end,
+            };
+            maintenance.loaded_to = (info.number, to);
+        }
+    }
+
     /// If the background cannot keep up, the one who writes does its work: the stale bytes stay in proportion.
     pub(crate) fn catch_up(&self) {
-        if !self.is_overdue() {
+        if !self.is_overdue(OVERDUE_UNITS) {
             return;
         }
         let _inside = Inside::enter();
         let mut maintenance = self.maintenance();
-        if let Err(error) = self.try_catch_up(&mut maintenance) {
+        if let Err(error) = self.try_catch_up(&mut maintenance, OVERDUE_UNITS) {
             tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
         }
     }
 
-    fn is_overdue(&self) -> bool {
+    fn is_overdue(&self, units: u64) -> bool {
         let (mut total, mut live) = (0, 0);
         for info in self.log.segments() {
             total += info.total_bytes;
             live += info.live_bytes;
         }
-        total - live > live + OVERDUE_UNITS * self.options.unit_bytes()
+        total - live > live + units * self.options.unit_bytes()
     }
 
-    fn try_catch_up(&self, maintenance: &mut Maintenance) -> Result<()> {
-        while self.is_overdue() {
+    fn try_catch_up(&self, maintenance: &mut Maintenance, units: u64) -> Result<()> {
+        while self.is_overdue(units) {
             let victim = self.victim(maintenance, Aim::Usual);
             if let Some(victim) = victim {
                 self.compact(maintenance, victim)?;
@@ -352,11 +382,21 @@ impl Inner {
 
     /// Appends again what is live of these frames, and lets go what hides nothing any more.
     fn move_live(&self, group: &[Entry], oldest_left: Option<u32>) -> Result<()> {
-        let mut writer = self.writer();
-        writer.check()?;
+        // Most frames are stale, and stay so: whoever writes waits only for those that were live a moment ago.
+        let mut live = Vec::with_capacity(group.len());
         for entry in group {
             let record = record_of(entry)?;
             let hash = self.hasher.hash(record.key);
+            if self.live_address(entry, hash)?.is_some() {
+                live.push((entry, record, hash));
+            }
+        }
+        if live.is_empty() {
+            return Ok(());
+        }
+        let mut writer = self.writer();
+        writer.check()?;
+        for (entry, record, hash) in live {
             let Some(address) = self.live_address(entry, hash)? else { continue };
             if hides_nothing(&record, entry.pointer.segment, oldest_left) {
                 self.table.write().index.remove(hash, address)?;
@@ -371,14 +411,19 @@ impl Inner {
 
     /// The frame's address, if the index points to it.
     fn live_address(&self, entry: &Entry, hash: u64) -> Result<Option<u64>> {
-        let mut table = self.table.write();
-        if table.slots.slot_of(entry.pointer.segment).is_none() {
-            return Ok(None);
+        let Pointer { segment, position, .. } = entry.pointer;
+        let is_there =
+            |address: u64, candidates: Candidates| candidates.contains(&address).then_some(address);
+        {
+            let table = self.table.read();
+            let Some(address) = table.slots.known_address(segment, position) else { return Ok(None) };
+            if let Some(candidates) = table.index.candidates(hash) {
+                return Ok(is_there(address, candidates));
+            }
         }
-        let Some(address) = table.slots.address(entry.pointer.segment, entry.pointer.position) else {
-            return Ok(None);
-        };
-        Ok(table.index.contains(hash, address)?.then_some(address))
+        let mut table = self.table.write();
+        let Some(address) = table.slots.known_address(segment, position) else { return Ok(None) };
+        Ok(is_there(address, table.index.load_candidates(hash)?))
     }
 
     fn move_one(
@@ -390,7 +435,7 @@ impl Inner {
         address: u64,
     ) -> Result<()> {
         let moved = encode_moved(entry.kind, &entry.body, record, entry.pointer.segment);
-        self.table.write().prepare(&self.log, hash)?;
+        self.table.prepare(&self.log, hash)?;
         let pointer = self.log.append(moved.kind, &moved.body, Durability::Buffer)?;
         self.point(writer, hash, Some(&Hit { address, head: entry.head() }), moved.kind, pointer)
     }
@@ -553,8 +598,8 @@ impl Inner {
     fn last_checkpoint(&self, maintenance: &mut Maintenance) -> Result<()> {
         self.log.sync()?;
         // Without a background this is the only moment; what was written is durable, whatever comes of it.
-        if self.is_overdue()
-            && let Err(error) = self.try_catch_up(maintenance)
+        if self.is_overdue(CLOSE_OVERDUE_UNITS)
+            && let Err(error) = self.try_catch_up(maintenance, CLOSE_OVERDUE_UNITS)
         {
             tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
         }
@@ -580,7 +625,8 @@ impl Inner {
 
     /// Compacts a little more than while the store is written.
     fn come_to_rest(&self, maintenance: &mut Maintenance) -> Result<()> {
-        let mut left_bytes = REST_MOVED_UNITS_MAX * self.options.unit_bytes();
+        let written_bytes = self.log.stats().appended_bytes;
+        let mut left_bytes = REST_MOVED_UNITS * self.options.unit_bytes() + written_bytes / REST_MOVED_PART;
         while let Some(victim) = self.victim(maintenance, Aim::Rest) {
             let infos = self.log.segments();
             let live_bytes =

@@ -75,12 +75,13 @@ impl Inner {
             // What it says is not used: it must not be used later either, its index file is about to go.
             final_data.set(&[])?;
         }
+        let log_end = log.segments().last().map_or((0, 0), |active| (active.number, active.end));
         let mut inner = Inner::new(
             dir,
             options,
             log,
             table,
-            Maintenance::new(final_data),
+            Maintenance::new(final_data, log_end),
             writer,
             OpenReport { rebuilt: start.is_none(), ..OpenReport::default() },
         );

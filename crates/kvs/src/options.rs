@@ -16,8 +16,14 @@ pub struct Options {
     pub index_bytes: usize,
     /// Memory for frames written last, in bytes.
     pub cache_bytes: usize,
-    /// Compaction begins when the stale bytes are more than so many hundredths of the live ones, and a 64th of
-    /// `segment_bytes`.
+    /// As long as the log is not longer than this, in bytes, the background reads what was written into the system's page
+    /// cache: sets and gets compare keys in the log, and direct I/O leaves nothing in that cache. Default: half of the
+    /// machine's memory.
+    pub page_cache_bytes: u64,
+    /// While the store is written, compaction begins when the stale bytes are more than so many hundredths of the live
+    /// ones, and a 64th of `segment_bytes`. A close leaves a third of that, if it can do so without writing more than an
+    /// eighth of what was written since the open. Less stale bytes cost more writing: keys that are overwritten at random
+    /// are moved 0.5 times for each set with 60, and 2 times with 20.
     pub stale_percent: u32,
     /// Segments of the log grow up to this size in bytes, from 32 KiB to 64 MiB. What maintenance waits for before it
     /// begins is in proportion to it.
@@ -45,7 +51,8 @@ impl Default for Options {
             compression: Compression::None,
             index_bytes: 256 << 20,
             cache_bytes: 4 << 20,
-            stale_percent: 20,
+            page_cache_bytes: lsfs::io::memory_bytes() / 2,
+            stale_percent: 60,
             segment_bytes: SEGMENT_BYTES_MAX,
             create: true,
             background: true,

@@ -55,22 +55,24 @@ impl SegmentSlots {
 
     /// The address of a place; `None` if it cannot have one: too many segments, or too far in one.
     pub(crate) fn address(&mut self, segment: u32, position: u32) -> Option<u64> {
-        let slot = match self.slots.get(&segment) {
-            Some(&slot) => slot,
-            None => {
-                let free = self.numbers.iter().position(Option::is_none);
-                let slot = free.unwrap_or(self.numbers.len());
-                if slot == SLOTS_MAX {
-                    return None;
-                }
-                if free.is_none() {
-                    self.numbers.push(None);
-                }
-                self.numbers[slot] = Some(segment);
-                self.slots.insert(segment, slot as u32);
-                slot as u32
+        if self.slot_of(segment).is_none() {
+            let free = self.numbers.iter().position(Option::is_none);
+            let slot = free.unwrap_or(self.numbers.len());
+            if slot == SLOTS_MAX {
+                return None;
             }
-        };
+            if free.is_none() {
+                self.numbers.push(None);
+            }
+            self.numbers[slot] = Some(segment);
+            self.slots.insert(segment, slot as u32);
+        }
+        self.known_address(segment, position)
+    }
+
+    /// The address of a place, if its segment has a slot.
+    pub(crate) fn known_address(&self, segment: u32, position: u32) -> Option<u64> {
+        let slot = self.slot_of(segment)?;
         (position <= POSITION_MAX).then_some(u64::from(slot) << POSITION_BITS | u64::from(position))
     }
 

@@ -681,11 +681,8 @@ impl Inner {
         if work.is_empty() {
             return Ok(0);
         }
-        {
-            let mut table = self.table.write();
-            for (change, _) in &work {
-                table.prepare(&self.log, change.hash)?;
-            }
+        for (change, _) in &work {
+            self.table.prepare(&self.log, change.hash)?;
         }
         let pointers: SmallVec<[Pointer; 1]> = match &work[..] {
             [(only, _)] => {

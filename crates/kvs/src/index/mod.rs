@@ -215,9 +215,10 @@ impl Index {
         Ok(self.load(self.directory.find(hash))?.candidates(hash))
     }
 
-    /// Whether the index has this address under this hash.
-    pub(crate) fn contains(&mut self, hash: u64, address: u64) -> Result<bool> {
-        Ok(self.load(self.directory.find(hash))?.contains(hash, address))
+    /// Whether an insert under this hash needs nothing: its page is in memory and has room.
+    pub(crate) fn is_prepared(&self, hash: u64) -> bool {
+        let page = &self.pages[self.directory.find(hash) as usize].resident;
+        page.as_ref().is_some_and(|page| !page.is_full())
     }
 
     /// Adds an address. `rehash` answers the hash of the key at an address.
@@ -246,22 +247,17 @@ impl Index {
     /// Changes the address of a key; `false` if the index does not have the old one.
     pub(crate) fn replace(&mut self, hash: u64, old: u64, new: u64) -> Result<bool> {
         let number = self.directory.find(hash);
-        if !self.load(number)?.contains(hash, old) {
-            return Ok(false);
-        }
-        let page = self.change(number);
-        page.remove(hash, old);
-        page.insert(hash, new);
+        let Some(at) = self.load(number)?.position(hash, old) else { return Ok(false) };
+        self.change(number).replace_at(at, hash, new);
         Ok(true)
     }
 
     /// Removes an address; `false` if the index does not have it.
     pub(crate) fn remove(&mut self, hash: u64, address: u64) -> Result<bool> {
         let number = self.directory.find(hash);
-        if !self.load(number)?.contains(hash, address) {
-            return Ok(false);
-        }
-        Ok(self.change(number).remove(hash, address))
+        let Some(at) = self.load(number)?.position(hash, address) else { return Ok(false) };
+        self.change(number).remove_at(at);
+        Ok(true)
     }
 
     /// Reads all pages and counts their slots; pages that do not verify go to `damaged`.

@@ -96,11 +96,6 @@ impl Page {
         self.fitting(hash).map(|(_, slot)| address_of(slot)).collect()
     }
 
-    /// Whether a slot has this address and a tag that fits.
-    pub(crate) fn contains(&self, hash: u64, address: u64) -> bool {
-        self.position(hash, address).is_some()
-    }
-
     fn fitting(&self, hash: u64) -> impl Iterator<Item = (usize, u64)> {
         let wanted = bits_behind(hash, self.depth);
         let common = wanted & COMMON_MASK;
@@ -122,7 +117,8 @@ impl Page {
             .filter(move |&(_, slot)| fits(tag_of(slot), wanted))
     }
 
-    fn position(&self, hash: u64, address: u64) -> Option<usize> {
+    /// Where the slot is that has this address and a tag that fits.
+    pub(crate) fn position(&self, hash: u64, address: u64) -> Option<usize> {
         self.fitting(hash).find(|&(_, slot)| address_of(slot) == address).map(|(at, _)| at)
     }
 
@@ -134,7 +130,7 @@ impl Page {
         assert!(!self.is_full(), "insert into a full page");
         assert!(address <= ADDRESS_MAX, "address {address:#x} has more than {ADDRESS_BITS} bits");
         assert_eq!(prefix_of(hash, self.depth), self.prefix, "hash {hash:#x} at depth {}", self.depth);
-        let slot = (u64::from(whole_tag(hash, self.depth)) << ADDRESS_BITS) | address;
+        let slot = slot_of(hash, self.depth, address);
         let count = usize::from(self.count);
         let at = self.slots().partition_point(|&other| other < slot);
         self.slots.copy_within(at..count, at + 1);
@@ -142,14 +138,31 @@ impl Page {
         self.count += 1;
     }
 
-    /// Removes the slot with this address; `false` if there is none.
-    pub(crate) fn remove(&mut self, hash: u64, address: u64) -> bool {
-        let Some(at) = self.position(hash, address) else { return false };
+    /// Removes a slot.
+    pub(crate) fn remove_at(&mut self, at: usize) {
         let count = usize::from(self.count);
         self.slots.copy_within(at + 1..count, at);
         self.slots[count - 1] = 0;
         self.count -= 1;
-        true
+    }
+
+    /// Gives the key of a slot, which has this hash, another address.
+    ///
+    /// # Panics
+    /// If the address is too large.
+    pub(crate) fn replace_at(&mut self, mut at: usize, hash: u64, address: u64) {
+        assert!(address <= ADDRESS_MAX, "address {address:#x} has more than {ADDRESS_BITS} bits");
+        self.slots[at] = slot_of(hash, self.depth, address);
+        // Its tag begins as before, so its place is a few steps away at most.
+        let slots = &mut self.slots[..usize::from(self.count)];
+        while at > 0 && slots[at - 1] > slots[at] {
+            slots.swap(at - 1, at);
+            at -= 1;
+        }
+        while at + 1 < slots.len() && slots[at + 1] < slots[at] {
+            slots.swap(at, at + 1);
+            at += 1;
+        }
     }
 
     /// The two halves of the page, by the next bit. `rehash` answers the hash of the key at an address.
@@ -266,6 +279,11 @@ fn whole_tag(hash: u64, depth: u8) -> u16 {
     bits_behind(hash, depth) | 1
 }
 
+/// A slot whose tag knows 15 bits.
+fn slot_of(hash: u64, depth: u8, address: u64) -> u64 {
+    (u64::from(whole_tag(hash, depth)) << ADDRESS_BITS) | address
+}
+
 fn tag_of(slot: u64) -> u16 {
     (slot >> ADDRESS_BITS) as u16
 }
@@ -306,13 +324,43 @@ mod tests {
         assert!(page.is_full());
         for n in 0..PAGE_SLOTS as u64 {
             assert!(page.candidates(hash(n)).contains(&n));
-            assert!(page.contains(hash(n), n) && !page.contains(hash(n), n + 1000));
+            assert!(page.position(hash(n), n).is_some() && page.position(hash(n), n + 1000).is_none());
         }
         for n in (0..PAGE_SLOTS as u64).step_by(2) {
-            assert!(page.remove(hash(n), n) && !page.remove(hash(n), n));
+            let at = page.position(hash(n), n).unwrap();
+            page.remove_at(at);
+            assert_eq!(page.position(hash(n), n), None);
         }
         for n in 0..PAGE_SLOTS as u64 {
-            assert_eq!(page.contains(hash(n), n), n % 2 == 1);
+            assert_eq!(page.position(hash(n), n).is_some(), n % 2 == 1);
+        }
+    }
+
+    #[test]
+    fn a_replaced_address_leaves_the_slots_in_order() {
+        let mut page = Page::empty(0, 0);
+        (0..200).for_each(|n| page.insert(hash(n), n));
+        // After splits tags know less.
+        let [mut low, mut high] = page.split(rehash).unwrap().unwrap();
+        for page in [&mut low, &mut high] {
+            let prefix = page.prefix();
+            for n in (0..200).filter(|&n| prefix_of(hash(n), 1) == prefix) {
+                for address in [ADDRESS_MAX, 5000 + n, 0, 7000 + n] {
+                    let old = if address == ADDRESS_MAX { n } else { last_of(n, address) };
+                    let at = page.position(hash(n), old).unwrap();
+                    page.replace_at(at, hash(n), address);
+                    assert!(page.slots().is_sorted());
+                }
+                assert!(page.position(hash(n), 7000 + n).is_some());
+            }
+        }
+        /// The address that is replaced by this one in the test.
+        fn last_of(n: u64, address: u64) -> u64 {
+            match address {
+                0 => 5000 + n,
+                address if address == 5000 + n => ADDRESS_MAX,
+                _ => 0,
+            }
         }
     }
 
@@ -344,15 +392,12 @@ mod tests {
             assert_eq!(halves[0].len() + halves[1].len(), kept.len());
             let [low, high] = halves;
             page = if prefix_of(target, depth + 1) == low.prefix() { low } else { high };
-            assert!(page.contains(target, 7), "depth {}", depth + 1);
+            assert!(page.position(target, 7).is_some(), "depth {}", depth + 1);
             // Only what is needed for the next round.
             while page.len() > 100 {
                 let slot = *page.slots().iter().rev().find(|&&slot| address_of(slot) != 7).unwrap();
                 let at = page.slots().iter().position(|&other| other == slot).unwrap();
-                let count = page.len();
-                page.slots.copy_within(at + 1..count, at);
-                page.slots[count - 1] = 0;
-                page.count -= 1;
+                page.remove_at(at);
             }
         }
         assert!(read > 0 && read < 20 * 20, "{read} keys were read");

@@ -157,6 +157,24 @@ impl FileMap for OsMap {
         }
     }
 
+    fn load(&self, range: Range<u64>) {
+        let Some(start) = self.start else { return };
+        let from = (range.start - range.start % PAGE_BYTES) as usize;
+        let Some(len) = (range.end.min(self.len()) as usize).checked_sub(from).filter(|&len| len > 0) else {
+            return;
+        };
+        // The first reads in large pieces whatever was advised; the second waits for them, and spares who reads the
+        // faults. Kernels before 5.14 do not know it.
+        for advice in [Advice::WillNeed, Advice::LinuxPopulateRead] {
+            // SAFETY: `from..from + len` lies within the mapping; both advices change no bytes of it.
+            if let Err(error) =
+                unsafe { rustix::mm::madvise(start.as_ptr().cast::<u8>().add(from).cast(), len, advice) }
+            {
+                tracing::debug!(%error, ?advice, "madvise refused");
+            }
+        }
+    }
+
     fn advise(&self, access: MapAdvice) {
         let Some(start) = self.start else { return };
         let advice = match access {
@@ -220,6 +238,9 @@ mod tests {
         map.flush(7..7).unwrap();
         map.prefetch(4999, 100);
         map.prefetch(u64::MAX - 5, 100);
+        reader.load(0..5003);
+        reader.load(4097..u64::MAX);
+        reader.load(6000..7000);
         map.advise(MapAdvice::Random);
         reader.advise(MapAdvice::Sequential);
         drop((map, reader));

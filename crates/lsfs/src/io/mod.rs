@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use aligned::{AlignedBuf, MEMORY_ALIGNMENT};
-pub use os::OsDisk;
+pub use os::{OsDisk, memory_bytes};
 pub(crate) use runtime::EventWord;
 pub use runtime::{Background, OsRuntime, Runtime, Step, Task};
 #[cfg(feature = "testing")]
@@ -226,6 +226,9 @@ pub trait FileMap: Send + Sync + Debug {
     /// Says that `len` bytes at `position` are read soon, so that the processor fetches them meanwhile; what is not
     /// mapped is left alone. Only a matter of speed.
     fn prefetch(&self, _position: u64, _len: u64) {}
+    /// Reads a range of the file into the system's cache, so that [`FileMap::read`] does not wait for the disk there.
+    /// Only a matter of speed: what cannot be read now is an error when it is.
+    fn load(&self, _range: Range<u64>) {}
 
     /// Whether nothing is mapped.
     fn is_empty(&self) -> bool {

@@ -175,6 +175,12 @@ impl Disk for OsDisk {
     }
 }
 
+/// Bytes of memory that the machine has.
+pub fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(info.mem_unit.into())
+}
+
 fn drop_cached_pages(file: &fs::File) {
     if let Err(error) = rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
         tracing::debug!(%error, "fadvise(DONTNEED) refused");

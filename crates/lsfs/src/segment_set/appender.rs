@@ -569,9 +569,9 @@ impl Appender {
     }
 
     fn seal_exclusively(&self, needed_bytes: u64) -> Result<()> {
-        let (old, tally) = {
+        let (old, file, tally) = {
             let tail = self.tail();
-            (Arc::clone(&tail.active), tail.appended)
+            (Arc::clone(&tail.active), Arc::clone(&tail.file), tail.appended)
         };
         let users_bytes = self.options.footer.as_ref().map_or(Vec::new(), |hook| hook(old.number));
         let footer_bytes = (users_bytes.len() + FOOTER_BYTES) as u64;
@@ -595,7 +595,7 @@ impl Appender {
         drop(list);
         self.publish(&self.tail());
         tracing::debug!(path = %old.path().display(), entries = tally.entries, end = tally.end, "segment sealed");
-        self.trim(&old, frame_end(tally.end.into(), footer_bytes as u32));
+        self.trim(&old, &*file, frame_end(tally.end.into(), footer_bytes as u32));
         old.let_descriptor_go();
         Ok(())
     }
@@ -634,16 +634,15 @@ impl Appender {
     }
 
     /// Gives back what a sealed segment did not use, if that is worth a change of the file.
-    fn trim(&self, sealed: &Segment, end: u64) {
+    fn trim(&self, sealed: &Segment, file: &dyn File, end: u64) {
         if self.space.recycled_segments.get() > 0 {
             // It may be a file that readers in other processes have mapped in its former life: never cut those.
             return;
         }
-        let Ok(open) = sealed.open() else { return };
         let used = end.next_multiple_of(PAGE_BYTES as u64);
-        let trimmed = open.file.len().and_then(|len| match len - used.min(len) > (len / 8).max(64 << 10) {
-            true if sealed.is_mapped() => open.file.release(used),
-            true => open.file.set_len(used),
+        let trimmed = file.len().and_then(|len| match len - used.min(len) > (len / 8).max(64 << 10) {
+            true if sealed.is_mapped() => file.release(used),
+            true => file.set_len(used),
             false => Ok(()),
         });
         if let Err(error) = trimmed {

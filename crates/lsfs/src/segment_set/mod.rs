@@ -369,6 +369,16 @@ impl SegmentSet {
         copy::peek(self.appender(), &segment, position, start)
     }
 
+    /// Reads what lies in a segment from a position on into the system's page cache, so that reads by pointer need not
+    /// wait for the disk: direct I/O leaves nothing there. Answers up to where; the rest of an active segment is in the
+    /// memory of this process, and moves on as more is appended. Blocks meanwhile; only a matter of speed.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] if the segment was reclaimed.
+    pub fn load_from(&self, segment: u32, position: u32) -> Result<u32> {
+        Ok(self.appender().segment(segment)?.load_from(position.into()) as u32)
+    }
+
     /// A part of an entry's body. Only the pieces of 64 KiB that it touches are read and verified.
     ///
     /// # Errors

@@ -210,7 +210,18 @@ impl Segment {
         if let Some(open) = &*slot {
             return Ok(Arc::clone(open));
         }
-        let file = match self.place.env.disk.open(&self.path, self.place.mode, PAGE_BYTES) {
+        // Opening for writing empties the page cache. A sealed segment is only read, and was durable before it was sealed.
+        let open = Arc::new(self.open_for(if self.sealed.get().is_some() {
+            OpenMode::Read
+        } else {
+            self.place.mode
+        })?);
+        *slot = Some(Arc::clone(&open));
+        Ok(open)
+    }
+
+    fn open_for(&self, mode: OpenMode) -> Result<OpenSegment> {
+        let file = match self.place.env.disk.open(&self.path, mode, PAGE_BYTES) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::Gone { path: self.path.clone() });
@@ -226,14 +237,12 @@ impl Segment {
         if header.segment_id != self.segment_id {
             return Err(Error::Gone { path: self.path.clone() });
         }
-        let open = Arc::new(OpenSegment::new(file, header));
-        *slot = Some(Arc::clone(&open));
-        Ok(open)
+        Ok(OpenSegment::new(file, header))
     }
 
-    /// The open file, if nobody can read it any more but the caller: then it may be used for another segment.
+    /// The file, to be used for another segment: nobody can read this one any more but the caller.
     pub(crate) fn into_file(self) -> Option<Arc<dyn File>> {
-        self.open().ok().map(|open| Arc::clone(&open.file))
+        self.open_for(OpenMode::Write).ok().map(|open| open.file)
     }
 
     /// What frames of the segment are checked against.
@@ -279,6 +288,21 @@ impl Segment {
         }
         let Mapped { map, identity } = self.map_once()?;
         Some(MappedPart { map: &**map, identity, end: end.min(map.len()) })
+    }
+
+    /// Reads frames from a position on into the system's cache, as far as they are read from there; answers up to where.
+    pub(crate) fn load_from(&self, position: u64) -> u64 {
+        let Some(part) = self.mapped_part(position.max(PAGE_BYTES as u64)) else { return position };
+        // The page of an active segment that is still written to is left to the next time.
+        let end = if self.sealed.get().is_some() {
+            part.end
+        } else {
+            part.end / PAGE_BYTES as u64 * PAGE_BYTES as u64
+        };
+        if position < end {
+            part.map.load(position..end);
+        }
+        end.max(position)
     }
 
     /// Frames before this position are in the file, and this process does not keep them in memory.
