@@ -95,12 +95,11 @@ impl Snapshot {
     /// As for [`Snapshot::get_bytes`], and errors of `target`.
     pub fn export(&self, mut target: impl Write) -> Result<u64> {
         let mut count = 0;
-        for pair in self {
-            let (key, value) = pair?;
-            write_json_line(&mut target, &key, Some(&value))
-                .map_err(|error| Error::Export(Arc::new(error)))?;
+        self.iter().lend_each::<Error>(|key, value| {
+            write_json_line(&mut target, key, Some(value)).map_err(|error| Error::Export(Arc::new(error)))?;
             count += 1;
-        }
+            Ok(())
+        })?;
         Ok(count)
     }
 }

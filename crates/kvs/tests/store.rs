@@ -393,6 +393,30 @@ fn ranges_and_prefixes_from_both_ends() -> Result<()> {
     assert_eq!(range.next().unwrap()?.0, b"");
     assert_eq!(range.next_back().unwrap()?.0, b"\xff\xff");
     assert_eq!(range.map(|pair| pair.map(|(key, _)| key)).collect::<Result<Vec<_>>>()?.len(), 4);
+    let lent = |range: kvs::Range| -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut pairs = Vec::new();
+        range.lend_each::<Error>(|key, value| {
+            pairs.push((key.to_vec(), value.to_vec()));
+            Ok(())
+        })?;
+        Ok(pairs)
+    };
+    assert_eq!(lent(store.iter()?)?, store.iter()?.collect::<Result<Vec<_>>>()?);
+    assert_eq!(lent(store.range("b".."a")?)?, []);
+    let mut range = store.iter()?;
+    assert!(range.next().is_some() && range.next_back().is_some());
+    let left: Vec<_> = lent(range)?.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(left, [&b"a"[..], b"ab", b"b", b"\xff"], "only what neither end has answered");
+    let mut seen = 0;
+    let stopped = store.iter()?.lend_each(|key, _| {
+        seen += 1;
+        if key == b"ab" {
+            Err(Error::TooLarge { what: "test", size_bytes: 1, limit_bytes: 0 })
+        } else {
+            Ok(())
+        }
+    });
+    assert!(matches!(stopped, Err(Error::TooLarge { .. })) && seen == 3, "{stopped:?} behind {seen}");
     let texts: Vec<_> = store.iter()?.strings().collect();
     assert_eq!(texts.iter().filter(|text| matches!(text, Err(Error::KeyNotUtf8 { .. }))).count(), 2);
     store.put("binary", b"\xff")?;

@@ -43,10 +43,10 @@ impl KeyValue for Kvs {
 
     fn scan(&self) -> Result<(u64, u64)> {
         let mut tally = ScanTally::default();
-        for pair in self.store.iter()? {
-            let (key, value) = pair?;
-            tally.add(&key, &value);
-        }
+        self.store.iter()?.lend_each(|key, value| {
+            tally.add(key, value);
+            Ok::<_, kvs::Error>(())
+        })?;
         Ok(tally.of())
     }
 

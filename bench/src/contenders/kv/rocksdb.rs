@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use rocksdb::{BlockBasedOptions, Cache, DB, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{BlockBasedOptions, Cache, DB, Options, ReadOptions, WriteBatch, WriteOptions};
 
 use super::{CACHE_BYTES, KeyReader, KeyValue, KvPlan, ScanTally, copy_into};
 use crate::kv_data::Key;
@@ -61,10 +61,14 @@ impl KeyValue for RocksDb {
         let mut options = ReadOptions::default();
         options.set_readahead_size(READ_AHEAD_BYTES);
         let mut tally = ScanTally::default();
-        for pair in self.store.iterator_opt(IteratorMode::Start, options) {
-            let (key, value) = pair?;
-            tally.add(&key, &value);
+        // The raw iterator lends its bytes; the other one allocates them anew.
+        let mut pairs = self.store.raw_iterator_opt(options);
+        pairs.seek_to_first();
+        while let Some((key, value)) = pairs.item() {
+            tally.add(key, value);
+            pairs.next();
         }
+        pairs.status()?;
         Ok(tally.of())
     }
 

@@ -178,6 +178,15 @@ fn damage_is_named_and_the_rest_stays_readable() {
         }
     }
     assert_eq!(lost.len(), 1, "one bit, one value: {lost:?}");
+    let mut before = 0;
+    let scanned = store.iter().unwrap().lend_each::<Error>(|key, value| {
+        assert_eq!(value, [key[0]; 1_000]);
+        before += 1;
+        Ok(())
+    });
+    let error = scanned.expect_err("a scan that lends ends at the damage");
+    assert!(error.is_corruption() && error.to_string().contains("data-00001.seg"), "{error}");
+    assert_eq!(before, lost[0], "what lies before it in order was handed over");
     store.compact(|_| true).unwrap();
     // A new value for it is as good as any.
     store.put(lost[0].to_le_bytes(), b"new").unwrap();

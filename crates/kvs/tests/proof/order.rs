@@ -72,7 +72,12 @@ pub(crate) fn check_snapshot(
     choices: &mut Choices,
     keys: u64,
 ) -> kvs::Result<()> {
-    let found: Model = snapshot.iter().collect::<kvs::Result<_>>()?;
+    let mut found = Model::new();
+    snapshot.iter().lend_each::<kvs::Error>(|key, value| {
+        assert!(found.last_key_value().is_none_or(|(last, _)| &last[..] < key), "in order");
+        found.insert(key.to_vec(), value.to_vec());
+        Ok(())
+    })?;
     assert!(found == *model, "{}", difference(&found, model));
     let all = (Bound::Unbounded, Bound::Unbounded);
     let descending: Vec<_> = snapshot.iter().rev().collect::<kvs::Result<_>>()?;
