@@ -76,18 +76,18 @@ pub(crate) struct Maintenance {
     retired: BTreeSet<u32>,
     /// Not to be compacted: something in them does not verify.
     damaged: BTreeSet<u32>,
-    /// The log up to here was read into the page cache, or was there before the store was opened.
+    /// The log up to here was read into the page cache, or may be there since an earlier process wrote it.
     loaded_to: (u32, u32),
 }
 
 impl Maintenance {
-    pub(crate) fn new(final_data: FinalData, log_end: (u32, u32)) -> Maintenance {
+    pub(crate) fn new(final_data: FinalData, active: u32) -> Maintenance {
         Maintenance {
             final_data: Some(final_data),
             in_doubt: None,
             retired: BTreeSet::new(),
             damaged: BTreeSet::new(),
-            loaded_to: log_end,
+            loaded_to: (active, 0),
         }
     }
 
@@ -352,7 +352,7 @@ impl Inner {
         // The oldest that is left when this one is gone; what was retired is still there.
         let oldest_left = self.log.segments().iter().map(|info| info.number).find(|&other| other != number);
         let mut entries = self.log.iter_from(number, 0);
-        let (mut group, mut group_bytes) = (Vec::new(), 0);
+        let (mut group, mut group_bytes, mut unloaded_bytes) = (Vec::new(), 0, 0);
         loop {
             let entry = match entries.next_entry() {
                 Ok(entry) => entry.filter(|entry| entry.pointer.segment == number),
@@ -369,7 +369,12 @@ impl Inner {
             if is_end || group_bytes >= MOVE_BYTES {
                 self.move_live(&group, oldest_left)?;
                 group.clear();
-                group_bytes = 0;
+                unloaded_bytes += std::mem::take(&mut group_bytes);
+                // A segment takes long: others go on writing meanwhile.
+                if unloaded_bytes as u64 >= self.options.unit_bytes() {
+                    self.load_written(maintenance);
+                    unloaded_bytes = 0;
+                }
             }
             if is_end {
                 break;

@@ -75,13 +75,14 @@ impl Inner {
             // What it says is not used: it must not be used later either, its index file is about to go.
             final_data.set(&[])?;
         }
-        let log_end = log.segments().last().map_or((0, 0), |active| (active.number, active.end));
+        // Opening the active segment has emptied the page cache of it, not of the others.
+        let active = log.segments().last().map_or(0, |active| active.number);
         let mut inner = Inner::new(
             dir,
             options,
             log,
             table,
-            Maintenance::new(final_data, log_end),
+            Maintenance::new(final_data, active),
             writer,
             OpenReport { rebuilt: start.is_none(), ..OpenReport::default() },
         );
