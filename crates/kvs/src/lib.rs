@@ -47,6 +47,7 @@ mod record;
 mod reserve;
 mod root;
 mod segments;
+mod settle;
 mod snapshot;
 mod store;
 mod transfer;

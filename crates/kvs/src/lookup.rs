@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::index::{Candidates, Index};
 use crate::record::{Command, Record, begins_with_key, is_remove, key_start_bytes};
 use crate::segments::{Location, SegmentSlots};
+use crate::settle::Tail;
 
 /// A look-up that meets a reclaimed segment starts again; after so many times the segment is missing for good.
 const ATTEMPTS: usize = 64;
@@ -31,11 +32,24 @@ impl ReadAt for SegmentSet {
 pub(crate) struct Table {
     pub(crate) index: Index,
     pub(crate) slots: SegmentSlots,
+    /// What the index has not yet.
+    pub(crate) tail: Tail,
 }
 
 /// The index and the segments behind the lock that gets share.
 #[derive(Debug)]
 pub(crate) struct SharedTable(RwLock<Table>);
+
+/// The places where a key may be, in the order in which they are looked at.
+type Places = SmallVec<[Place; 4]>;
+
+/// A place where a key may be.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    location: Location,
+    /// It is newer than what the index has for this hash.
+    is_in_tail: bool,
+}
 
 /// The frame to which the index points for a key.
 #[derive(Clone, Copy, Debug)]
@@ -98,11 +112,17 @@ fn keep_value(head: EntryHead, key: &[u8], body: &mut Vec<u8>) -> Result<Option<
 }
 
 impl Table {
+    /// Of an index that has everything.
+    pub(crate) fn new(index: Index, slots: SegmentSlots) -> Table {
+        Table { index, slots, tail: Tail::default() }
+    }
+
     /// Where the log has these addresses.
-    fn locate(&self, candidates: &Candidates) -> Result<SmallVec<[Location; 4]>> {
+    fn locate(&self, candidates: &Candidates) -> Result<Places> {
         let locate = |&address: &u64| {
             let unknown = || self.index.damaged(format!("address {address:#x} is in no segment"));
-            self.slots.locate(address).ok_or_else(unknown)
+            let location = self.slots.locate(address).ok_or_else(unknown)?;
+            Ok(Place { location, is_in_tail: false })
         };
         candidates.iter().map(locate).collect()
     }
@@ -113,7 +133,7 @@ impl Table {
             Some(old) if self.index.replace(hash, old, new)? => Ok(()),
             Some(old) => Err(self.index.damaged(format!("address {old:#x} was there and is not any more"))),
             None => {
-                let Table { index, slots } = self;
+                let Table { index, slots, .. } = self;
                 let hasher = index.hasher();
                 index.insert(hash, new, &mut |address| hash_at(log, slots, address, hasher))
             }
@@ -121,7 +141,7 @@ impl Table {
     }
 
     fn prepare(&mut self, log: &SegmentSet, hash: u64) -> Result<()> {
-        let Table { index, slots } = self;
+        let Table { index, slots, .. } = self;
         let hasher = index.hasher();
         index.prepare(hash, &mut |address| hash_at(log, slots, address, hasher))
     }
@@ -164,7 +184,24 @@ impl SharedTable {
     }
 
     /// The places where a key with this hash may be.
-    fn places(&self, hash: u64) -> Result<SmallVec<[Location; 4]>> {
+    fn places(&self, hash: u64) -> Result<Places> {
+        let mut places = Places::new();
+        {
+            let table = self.read();
+            if table.tail.is_empty()
+                && let Some(candidates) = table.index.candidates(hash)
+            {
+                return table.locate(&candidates);
+            }
+            let newer = table.tail.locations(hash, &table.slots);
+            places.extend(newer.map(|location| Place { location, is_in_tail: true }));
+        }
+        // What is settled between the two looks is met twice.
+        places.extend(self.places_in_index(hash)?);
+        Ok(places)
+    }
+
+    fn places_in_index(&self, hash: u64) -> Result<Places> {
         {
             let table = self.read();
             if let Some(candidates) = table.index.candidates(hash) {
@@ -198,25 +235,9 @@ impl SharedTable {
         &self,
         hash: u64,
         damaged: Damaged,
-        mut look: impl FnMut(Location) -> Result<Option<T>>,
+        look: impl FnMut(Location) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let (mut damage, mut gone) = (None, None);
-        for location in self.places(hash)? {
-            match look(location) {
-                Ok(None) => {}
-                Err(error @ Error::Engine(lsfs::Error::Gone { .. })) => gone = Some(error),
-                Err(error) if error.is_corruption() => damage = damage.or(Some(error)),
-                found_or_failed => return found_or_failed,
-            }
-        }
-        match gone.or(damage) {
-            Some(error) if damaged == Damaged::Fail || !error.is_corruption() => Err(error),
-            Some(error) => {
-                tracing::warn!(%error, "a frame that may be the key's is damaged and ignored");
-                Ok(None)
-            }
-            None => Ok(None),
-        }
+        look_at(self.places(hash)?, damaged, look)
     }
 
     /// The frame of a key, be it a set or a remove; `None` if the index has none. Its value is not read.
@@ -227,12 +248,18 @@ impl SharedTable {
         hash: u64,
         damaged: Damaged,
     ) -> Result<Option<Hit>> {
-        // A byte more than a frame of this key begins with would tell nothing more.
-        let mut start: SmallVec<[u8; KEY_ON_STACK_BYTES]> = SmallVec::from_elem(0, key_start_bytes(key));
-        self.search(hash, damaged, |Location { address, segment, position }| {
-            let (head, count) = log.peek_at(segment, position, &mut start)?;
-            Ok(begins_with_key(&start[..count], key).then_some(Hit { address, head }))
-        })
+        self.search(hash, damaged, hit_at(log, key))
+    }
+
+    /// As [`SharedTable::find`], without what the index has not yet.
+    pub(crate) fn find_in_index(
+        &self,
+        log: &SegmentSet,
+        key: &[u8],
+        hash: u64,
+        damaged: Damaged,
+    ) -> Result<Option<Hit>> {
+        look_at(self.places_in_index(hash)?, damaged, hit_at(log, key))
     }
 
     /// Makes `value` the value of a key; `false` if it has none.
@@ -242,6 +269,43 @@ impl SharedTable {
             keep_value(head, key, value)
         })?;
         Ok(found.unwrap_or(false))
+    }
+}
+
+/// Looks at places until `look` finds what it looks for.
+fn look_at<T>(
+    places: Places,
+    damaged: Damaged,
+    mut look: impl FnMut(Location) -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    let (mut damage, mut gone) = (None, None);
+    for Place { location, is_in_tail } in places {
+        match look(location) {
+            Ok(None) => {}
+            Err(error @ Error::Engine(lsfs::Error::Gone { .. })) => gone = Some(error),
+            // The index has an older command for the same key, which does not count.
+            Err(error) if error.is_corruption() && is_in_tail => return Err(error),
+            Err(error) if error.is_corruption() => damage = damage.or(Some(error)),
+            found_or_failed => return found_or_failed,
+        }
+    }
+    match gone.or(damage) {
+        Some(error) if damaged == Damaged::Fail || !error.is_corruption() => Err(error),
+        Some(error) => {
+            tracing::warn!(%error, "a frame that may be the key's is damaged and ignored");
+            Ok(None)
+        }
+        None => Ok(None),
+    }
+}
+
+/// Looks whether a frame is the key's.
+fn hit_at(log: &SegmentSet, key: &[u8]) -> impl FnMut(Location) -> Result<Option<Hit>> {
+    // A byte more than a frame of this key begins with would tell nothing more.
+    let mut start: SmallVec<[u8; KEY_ON_STACK_BYTES]> = SmallVec::from_elem(0, key_start_bytes(key));
+    move |Location { address, segment, position }| {
+        let (head, count) = log.peek_at(segment, position, &mut start)?;
+        Ok(begins_with_key(&start[..count], key).then_some(Hit { address, head }))
     }
 }
 

@@ -128,6 +128,9 @@ impl Inner {
     fn maintain_once(&self, maintenance: &mut Maintenance) -> Result<Step> {
         maintenance.check(&self.dir)?;
         self.load_written(maintenance);
+        if self.settle_step()? {
+            return Ok(Step::Again);
+        }
         if let Some(victim) = self.victim(maintenance, Aim::Usual) {
             self.compact(maintenance, victim)?;
             let retired_bytes: u64 = self.infos(&maintenance.retired).map(|info| info.total_bytes).sum();
@@ -223,6 +226,7 @@ impl Inner {
 
     fn write_checkpoint(&self, maintenance: &mut Maintenance) -> Result<()> {
         maintenance.check(&self.dir)?;
+        self.settle_all()?;
         // Before the writer's lock: who reclaims takes them the other way round.
         let reclaimable = self.reclaimable().clone();
         let (frozen, root, tail_bytes) = {
@@ -344,6 +348,7 @@ impl Inner {
 
     /// Moves what is live out of a segment.
     fn compact(&self, maintenance: &mut Maintenance, number: u32) -> Result<()> {
+        self.settle_all()?;
         if self.log.segments().iter().any(|info| info.number == number && info.live_bytes == 0) {
             // Nothing to move: it need not be read.
             maintenance.retired.insert(number);
@@ -548,6 +553,7 @@ impl Inner {
         mut each: impl FnMut(&Entry, &Record<'_>, Option<u64>) -> Result<()>,
         mut damaged: impl FnMut(Error) -> Result<()>,
     ) -> Result<()> {
+        self.settle_all()?;
         let mut entries = self.log.iter();
         loop {
             let entry = match entries.next_entry() {

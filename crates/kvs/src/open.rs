@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use lsfs::io::OpenMode;
 use lsfs::{Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, State};
@@ -16,6 +17,7 @@ use crate::order::is_run;
 use crate::record::BODY_BYTES_MAX;
 use crate::root::{NO_SLOT, Root, RootSegment};
 use crate::segments::SegmentSlots;
+use crate::settle::{TAIL_COMMANDS_MAX, Tail};
 use crate::store::{Inner, OpenReport, Writer};
 
 /// The log, below the store's directory.
@@ -67,7 +69,7 @@ impl Inner {
                     log.set_live_bytes(segment.number, segment.total_bytes)?;
                 }
                 let index = Index::create(&env, &dir, options.index_bytes)?;
-                let table = Table { index, slots: SegmentSlots::default() };
+                let table = Table::new(index, SegmentSlots::default());
                 (SharedTable::new(table), Writer::new(0, HashMap::new()), None)
             }
         };
@@ -104,10 +106,21 @@ impl Inner {
             None => self.log.iter(),
         };
         let mut writer = self.writer();
+        // When everything is read, that it is not done at once gains nothing.
+        let mut tail = start.is_some().then(Tail::default);
         loop {
             match entries.next_entry() {
                 Ok(Some(entry)) => {
-                    self.replay_one(&mut writer, &entry)?;
+                    match &mut tail {
+                        Some(tail) => self.keep_for_later(&mut writer, tail, &entry)?,
+                        None => self.replay_one(&mut writer, &entry)?,
+                    }
+                    if tail.as_ref().is_some_and(|tail| tail.len() == TAIL_COMMANDS_MAX) {
+                        self.set_tail(tail.take().unwrap_or_default());
+                        drop(writer);
+                        self.settle_all()?;
+                        writer = self.writer();
+                    }
                     report.replayed += 1;
                 }
                 Ok(None) => break,
@@ -120,7 +133,26 @@ impl Inner {
             }
         }
         writer.log_end = entries.place();
+        self.set_tail(tail.unwrap_or_default());
         Ok(report)
+    }
+
+    /// Takes note of a command that is settled later.
+    fn keep_for_later(&self, writer: &mut Writer, tail: &mut Tail, entry: &Entry) -> Result<()> {
+        let (hash, pointer) = (self.hasher.hash(record_of(entry)?.key), entry.pointer);
+        let mut table = self.table.write();
+        if table.slots.address(pointer.segment, pointer.position).is_none() {
+            return Err(table.index.damaged(format!("{pointer:?} has no address")));
+        }
+        tail.push(hash, pointer.segment, pointer.position);
+        writer.tail_bytes += pointer.frame_bytes();
+        Ok(())
+    }
+
+    fn set_tail(&self, mut tail: Tail) {
+        tail.sort();
+        self.has_unsettled.store(!tail.is_empty(), Ordering::Relaxed);
+        self.table.write().tail = tail;
     }
 
     fn replay_one(&self, writer: &mut Writer, entry: &Entry) -> Result<()> {
@@ -204,7 +236,7 @@ fn restore(env: &Env, dir: &Path, options: &Options, log: &SegmentSet, root: &Ro
         return Err(index.damaged(format!("segment {} is not in the log", missing.number)));
     }
     let slots = slots_of(&index, root)?;
-    Ok(Table { index, slots })
+    Ok(Table::new(index, slots))
 }
 
 fn live_segments(root: &Root) -> impl Iterator<Item = &RootSegment> {

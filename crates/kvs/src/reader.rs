@@ -258,7 +258,7 @@ impl View {
         let mut view = View {
             hasher,
             generation: root.index.generation,
-            table: Some(Arc::new(SharedTable::new(Table { index, slots }))),
+            table: Some(Arc::new(SharedTable::new(Table::new(index, slots)))),
             entries: log.iter_from(segment, position),
             tail: HashMap::new(),
             tail_commands: 0,

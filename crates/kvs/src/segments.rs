@@ -82,6 +82,11 @@ impl SegmentSlots {
         Some(Location { address, segment: segment?, position: address as u32 & POSITION_MAX })
     }
 
+    /// A place whose segment has a slot.
+    pub(crate) fn location(&self, segment: u32, position: u32) -> Option<Location> {
+        Some(Location { address: self.known_address(segment, position)?, segment, position })
+    }
+
     /// The segment is gone.
     pub(crate) fn forget(&mut self, segment: u32) {
         if let Some(slot) = self.slots.remove(&segment) {

@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     /// Segments that a durable checkpoint calls retired: to be reclaimed in the next call of the owner.
     pub(crate) reclaimable: Mutex<Vec<u32>>,
     pub(crate) has_reclaimable: AtomicBool,
+    /// Commands that the open has read are not in the index yet.
+    pub(crate) has_unsettled: AtomicBool,
     /// Bytes written since maintenance was last thought of.
     unwatched_bytes: AtomicU64,
     /// What scans and snapshots read.
@@ -502,9 +504,13 @@ impl KvStore {
         Ok(report)
     }
 
-    /// What the store holds and has done.
+    /// What the store holds and has done. The first call after an open may have to put the commands behind the last
+    /// checkpoint into the index; if that fails, which is logged, they are not counted.
     pub fn stats(&self) -> Stats {
         let inner = self.inner();
+        if let Err(error) = inner.settle_all() {
+            tracing::warn!(dir = %inner.dir.display(), %error, "not everything is counted");
+        }
         let (log, segments) = (inner.log.stats(), inner.log.segments());
         let (sorted_runs, unsorted_bytes) = inner.order_stats();
         let index = inner.table.read().index.stats();
@@ -614,6 +620,7 @@ impl Inner {
             maintenance: Mutex::new(maintenance),
             reclaimable: Mutex::default(),
             has_reclaimable: AtomicBool::new(false),
+            has_unsettled: AtomicBool::new(false),
             unwatched_bytes: AtomicU64::new(0),
             order,
             is_postponed: AtomicBool::new(false),
@@ -628,7 +635,11 @@ impl Inner {
         let weak = Arc::downgrade(self);
         let task = Box::new(move || weak.upgrade().map_or(Step::Idle, |inner| inner.maintain()));
         let spawned = self.options.env.runtime.spawn("kvs", task);
-        spawned.map(Some).map_err(|error| Error::io("start a thread for", &self.dir, 0, error))
+        let background = spawned.map_err(|error| Error::io("start a thread for", &self.dir, 0, error))?;
+        if self.has_unsettled.load(Ordering::Relaxed) {
+            background.kick();
+        }
+        Ok(Some(background))
     }
 
     pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -667,6 +678,7 @@ impl Inner {
         writer.check()?;
         let mut hits: SmallVec<[Option<Hit>; 1]> = SmallVec::with_capacity(changes.len());
         for change in changes {
+            self.settle(&mut writer, change.hash)?;
             hits.push(self.find(change.key, change.hash, Damaged::Ignore)?);
         }
         if !decide(&hits)? {

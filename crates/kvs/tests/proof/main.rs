@@ -7,6 +7,7 @@ mod backup;
 mod crash;
 mod faults;
 mod feed;
+mod golden;
 mod model;
 mod order;
 

@@ -321,3 +321,54 @@ fn a_store_without_a_background_gives_space_back_when_it_is_closed() {
         assert_eq!(store.get_bytes(n.to_le_bytes()).unwrap(), Some(vec![39; 500]));
     }
 }
+
+/// After a kill the commands behind the checkpoint are put into the index one by one, while it is read and written.
+#[test]
+fn commands_behind_a_checkpoint_count_from_the_open_on() {
+    for seed in 1..budget("KVS_KILL_SEEDS", 60) {
+        let (disk, mut choices) = (SimDisk::new(seed), Choices::new(seed));
+        let mut tested = Reopened { disk, seed: seed * 1000, compression: Compression::None, store: None };
+        let mut model = Model::new();
+        for life in 0..6 {
+            tested.open();
+            for n in 0..choices.below(60) {
+                let tag = vec![(life * 60 + n) as u8; 10 + choices.below(200) as usize];
+                let at = choices.below(KEYS);
+                let command = match choices.below(8) {
+                    0..=3 => Command::Put(at, tag),
+                    4 => Command::Delete(at),
+                    5 => Command::Swap(at, true, Some(tag)),
+                    6 => Command::Swap(at, false, Some(tag)),
+                    _ => {
+                        let value = |n: u64| (!n.is_multiple_of(3)).then(|| tag.clone());
+                        Command::Batch((0..5).map(|n| ((at + n * 7) % KEYS, value(n + at))).collect())
+                    }
+                };
+                command.run(&buffered(tested.store()), &model).unwrap();
+                model = command.model(&model);
+                for read in [at, choices.below(KEYS)].map(crate::key) {
+                    let store = tested.store();
+                    assert_eq!(store.get_bytes(&read).unwrap(), model.get(&read).cloned(), "seed {seed}");
+                    assert_eq!(store.contains(&read).unwrap(), model.contains_key(&read), "seed {seed}");
+                }
+                match choices.below(120) {
+                    0 => tested.store().checkpoint().unwrap(),
+                    1 => tested.store().compact(|_| true).unwrap(),
+                    2 => check_store(tested.store(), &model, &mut choices, KEYS),
+                    3 => assert!(tested.store().verify().unwrap().damage.is_empty(), "seed {seed}"),
+                    _ => {}
+                }
+            }
+            if choices.below(4) > 0 {
+                tested.store().sync().unwrap();
+                tested.disk = tested.disk.restart();
+                tested.store = None;
+            } else {
+                tested.close(choices.below(2) == 0);
+            }
+        }
+        tested.open();
+        expect(tested.store(), &model, KEYS, &format!("seed {seed}, at the end"));
+        assert!(tested.store().verify().unwrap().damage.is_empty(), "seed {seed}");
+    }
+}

@@ -1,0 +1,193 @@
+//! Commands behind the checkpoint that an open has read and not yet put into the index.
+//!
+//! To put a command into the index is to find what it replaces: a page of the index and a frame of the log, each read at
+//! random. An open does not wait for that. It keeps the commands by the hash of their keys, and look-ups see them before
+//! the index. They are *settled* when their key is written, before a checkpoint, a compaction or a count, and else in
+//! the background.
+//!
+//! **Invariants.** Of the commands for one hash the oldest is settled first, and it is in the index before it leaves the
+//! tail. Only who holds the writer's lock settles. A frame of the tail counts as live until it is settled, and so does
+//! what it replaces.
+
+use std::sync::atomic::Ordering;
+
+use lsfs::Entry;
+
+use crate::error::Result;
+use crate::lookup::{Damaged, record_of};
+use crate::segments::{Location, SegmentSlots};
+use crate::store::{Inner, Inside, Writer};
+
+/// More commands are settled by the open itself: their places would take more memory than the time is worth.
+pub(crate) const TAIL_COMMANDS_MAX: usize = 1 << 20;
+/// Hashes that are settled under the writer's lock at a time.
+const HASHES_PER_LOCK: usize = 64;
+/// Times that the lock is taken in a step of the background.
+const LOCKS_PER_STEP: usize = 64;
+/// A position that no frame has: the command is settled.
+const SETTLED: u32 = u32::MAX;
+
+/// Where a command lies, by the hash of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Command {
+    hash: u64,
+    segment: u32,
+    position: u32,
+}
+
+/// The commands that are not settled.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    /// By hash, then in the order of the log.
+    commands: Vec<Command>,
+    unsettled: usize,
+}
+
+impl Tail {
+    pub(crate) fn len(&self) -> usize {
+        self.unsettled
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Adds the next command of the log; [`Tail::sort`] follows before anything is looked up.
+    pub(crate) fn push(&mut self, hash: u64, segment: u32, position: u32) {
+        self.commands.push(Command { hash, segment, position });
+        self.unsettled += 1;
+    }
+
+    pub(crate) fn sort(&mut self) {
+        // Numbers of segments grow, so this is the order of the log for each hash.
+        self.commands.sort_unstable();
+    }
+
+    fn of(&self, hash: u64) -> impl DoubleEndedIterator<Item = &Command> {
+        let first = self.commands.partition_point(|command| command.hash < hash);
+        let of_hash = self.commands[first..].iter().take_while(move |command| command.hash == hash).count();
+        self.commands[first..first + of_hash].iter().filter(|command| command.position != SETTLED)
+    }
+
+    /// Where commands for a hash lie, the newest first.
+    pub(crate) fn locations(&self, hash: u64, slots: &SegmentSlots) -> impl Iterator<Item = Location> {
+        self.of(hash).rev().filter_map(|command| slots.location(command.segment, command.position))
+    }
+
+    fn oldest(&self, hash: u64) -> Option<Command> {
+        self.of(hash).next().copied()
+    }
+
+    /// A hash for which there are commands.
+    fn any_hash(&self) -> Option<u64> {
+        self.commands.last().map(|command| command.hash)
+    }
+
+    /// The command is in the index.
+    fn settled(&mut self, command: Command) {
+        let first = self.commands.partition_point(|other| other.hash < command.hash);
+        if let Some(found) = self.commands[first..].iter_mut().find(|other| **other == command) {
+            found.position = SETTLED;
+            self.unsettled -= 1;
+        }
+        while self.commands.last().is_some_and(|last| last.position == SETTLED) {
+            self.commands.pop();
+        }
+        if self.commands.is_empty() {
+            self.commands = Vec::new();
+        }
+    }
+}
+
+impl Inner {
+    /// Settles what there is for a hash.
+    pub(crate) fn settle(&self, writer: &mut Writer, hash: u64) -> Result<()> {
+        while self.has_unsettled.load(Ordering::Relaxed) {
+            let oldest = self.table.read().tail.oldest(hash);
+            let Some(command) = oldest else { return Ok(()) };
+            let entry = self.log.read_at(command.segment, command.position)?;
+            self.settle_one(writer, hash, &entry)?;
+            let mut table = self.table.write();
+            table.tail.settled(command);
+            self.has_unsettled.store(!table.tail.is_empty(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn settle_one(&self, writer: &mut Writer, hash: u64, entry: &Entry) -> Result<()> {
+        let old = self.table.find_in_index(&self.log, record_of(entry)?.key, hash, Damaged::Ignore)?;
+        // It was counted as written by the open.
+        let (log_end, tail_bytes) = (writer.log_end, writer.tail_bytes);
+        let pointed = self.point(writer, hash, old.as_ref(), entry.kind, entry.pointer);
+        (writer.log_end, writer.tail_bytes) = (log_end, tail_bytes);
+        pointed
+    }
+
+    /// Settles a few commands; `false` if none are left.
+    fn settle_some(&self) -> Result<bool> {
+        let _inside = Inside::enter();
+        let mut writer = self.writer();
+        writer.check()?;
+        for _ in 0..HASHES_PER_LOCK {
+            let hash = self.table.read().tail.any_hash();
+            match hash {
+                Some(hash) => self.settle(&mut writer, hash)?,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Settles everything.
+    pub(crate) fn settle_all(&self) -> Result<()> {
+        let mut are_left = self.has_unsettled.load(Ordering::Relaxed);
+        while are_left {
+            are_left = self.settle_some()?;
+        }
+        Ok(())
+    }
+
+    /// Settles a part that a step of the background may take; `false` if nothing was left.
+    pub(crate) fn settle_step(&self) -> Result<bool> {
+        if !self.has_unsettled.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        for _ in 0..LOCKS_PER_STEP {
+            if !self.settle_some()? {
+                break;
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_of_a_hash_are_found_newest_first_and_leave_oldest_first() {
+        let mut slots = SegmentSlots::default();
+        (1..=3).for_each(|segment| assert!(slots.address(segment, 0).is_some()));
+        let mut tail = Tail::default();
+        for (hash, segment, position) in [(7, 1, 100), (9, 1, 200), (7, 2, 50), (3, 2, 90), (7, 3, 10)] {
+            tail.push(hash, segment, position);
+        }
+        tail.sort();
+        let places = |tail: &Tail, hash| -> Vec<(u32, u32)> {
+            tail.locations(hash, &slots).map(|location| (location.segment, location.position)).collect()
+        };
+        assert_eq!(places(&tail, 7), [(3, 10), (2, 50), (1, 100)]);
+        assert_eq!(places(&tail, 8), []);
+        let mut left = 5;
+        for (hash, expected) in [(7, 100), (7, 50), (9, 200), (7, 10), (3, 90)] {
+            let oldest = tail.oldest(hash).unwrap();
+            assert_eq!(oldest.position, expected);
+            tail.settled(oldest);
+            left -= 1;
+            assert_eq!((tail.len(), tail.is_empty()), (left, left == 0));
+            assert_eq!(tail.any_hash().is_none(), left == 0);
+        }
+        assert_eq!(places(&tail, 7), []);
+    }
+}
