@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::codec::{FRAME_HEADER_BYTES_MIN, FrameFault, FrameHeader, Pointer, frame_end};
+use crate::codec::{FrameFault, FrameHeader, Pointer, frame_end};
 use crate::error::{Error, Result};
 use crate::segment_set::Entry;
 use crate::segment_set::options::PAGE_BYTES;
-use crate::segment_set::segment::{Expected, FrameSource, Segment, Window, read_frame};
+use crate::segment_set::segment::{Expected, FIRST_LOOK_BYTES, FrameSource, Segment, Window, read_frame};
 
 /// Bytes read at once.
 const RUN_BYTES: u64 = 256 << 10;
@@ -149,9 +149,9 @@ impl Entries {
         Ok(Some(segment))
     }
 
-    /// Reads ahead, if the next header is not in the run that was read last.
+    /// Reads ahead, if what is looked at first of the next frame is not in the run that was read last.
     fn read_run(&mut self, segment: &Segment, end: u64) -> Result<()> {
-        let wanted = self.position..(self.position + FRAME_HEADER_BYTES_MIN as u64).min(end);
+        let wanted = self.position..(self.position + FIRST_LOOK_BYTES).min(end);
         if let Some((start, run)) = &self.run
             && *start <= wanted.start
             && wanted.end <= start + run.len() as u64

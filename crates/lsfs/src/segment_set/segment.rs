@@ -436,7 +436,7 @@ impl Expected {
 }
 
 /// Without a length: so much is read at first.
-const FIRST_LOOK_BYTES: u64 = 4096;
+pub(super) const FIRST_LOOK_BYTES: u64 = 4096;
 
 /// Reads and checks a frame's header; what was read, from the frame's position on, may hold its body as well.
 pub(crate) fn read_header(
