@@ -48,7 +48,7 @@ const RETIRED_UNITS_MIN: u64 = 4;
 const LOADED_BODY_BYTES_MAX: u64 = 16 << 10;
 
 /// A store that comes to rest keeps so small a part of the stale bytes that it may have while it is written, ...
-const REST_PARTS: u64 = 3;
+const REST_PARTS: u64 = 5;
 /// ... as far as moving so many units achieves that, and this part of what was written since the open: a close takes long
 /// only after long work.
 const REST_MOVED_UNITS: u64 = 8;

@@ -21,9 +21,8 @@ pub struct Options {
     /// machine's memory.
     pub page_cache_bytes: u64,
     /// While the store is written, compaction begins when the stale bytes are more than so many hundredths of the live
-    /// ones, and a 64th of `segment_bytes`. A close leaves a third of that, if it can do so without writing more than an
-    /// eighth of what was written since the open. Less stale bytes cost more writing: keys that are overwritten at random
-    /// are moved 0.5 times for each set with 60, and 2 times with 20.
+    /// ones, and a 64th of `segment_bytes`. A close leaves a fifth of that, if it can do so without writing more than an
+    /// eighth of what was written since the open. Less stale bytes cost more writing (docs/design/0013-kvs.md).
     pub stale_percent: u32,
     /// Segments of the log grow up to this size in bytes, from 32 KiB to 64 MiB. What maintenance waits for before it
     /// begins is in proportion to it.

@@ -238,6 +238,29 @@ fn live_bytes_are_counted_and_survive_a_close() {
 }
 
 #[test]
+fn what_was_written_is_read_into_the_page_cache_once() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nothing recent is kept but the last write.
+    let options = || SetOptions { cache_bytes: 0, ..small_segments() };
+    let set = SegmentSet::open(dir.path(), options()).unwrap();
+    let mut pointers = vec![set.append(0, &body(0, 9_000), Durability::Sync).unwrap()];
+    assert_eq!(set.load_from(1, 0).unwrap(), 0, "all of it is in the memory of the process");
+    pointers.extend((1..5).map(|n| set.append(0, &body(n, 9_000), Durability::Sync).unwrap()));
+    let loaded = set.load_from(1, 0).unwrap();
+    assert!(loaded.is_multiple_of(4096) && loaded > 4096 && loaded <= pointers[4].position, "{loaded}");
+    assert_eq!(set.load_from(1, loaded).unwrap(), loaded);
+    assert_eq!(set.seal().unwrap(), 1);
+    let end = set.segments()[0].end;
+    assert_eq!(set.load_from(1, loaded).unwrap(), end);
+    assert_eq!(set.load_from(1, end).unwrap(), end);
+    for (n, pointer) in pointers.iter().enumerate() {
+        assert!(set.read(*pointer).unwrap().body == body(n as u64, 9_000));
+    }
+    set.reclaim(&[1]).unwrap();
+    assert!(matches!(set.load_from(1, 0), Err(Error::Gone { .. })));
+}
+
+#[test]
 fn a_reclaimed_segment_stays_readable_for_those_who_hold_it() {
     let dir = tempfile::tempdir().unwrap();
     let set = SegmentSet::open(dir.path(), small_segments()).unwrap();
