@@ -183,8 +183,9 @@ impl SharedTable {
         self.write().prepare(log, hash)
     }
 
-    /// The places where a key with this hash may be.
-    fn places(&self, hash: u64) -> Result<Places> {
+    /// The places where a key with this hash may be. Only so many of the tail, if there are some: there may be very many,
+    /// of one key that was set all the time, and the newest is enough.
+    fn places(&self, hash: u64, tail_max: usize) -> Result<Places> {
         let mut places = Places::new();
         {
             let table = self.read();
@@ -193,8 +194,11 @@ impl SharedTable {
             {
                 return table.locate(&candidates);
             }
-            let newer = table.tail.locations(hash, &table.slots);
+            let newer = table.tail.locations(hash, &table.slots).take(tail_max);
             places.extend(newer.map(|location| Place { location, is_in_tail: true }));
+            if places.len() == tail_max {
+                return Ok(places);
+            }
         }
         // What is settled between the two looks is met twice.
         places.extend(self.places_in_index(hash)?);
@@ -235,9 +239,15 @@ impl SharedTable {
         &self,
         hash: u64,
         damaged: Damaged,
-        look: impl FnMut(Location) -> Result<Option<T>>,
+        mut look: impl FnMut(Location) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        look_at(self.places(hash)?, damaged, look)
+        let places = self.places(hash, 1)?;
+        let are_more = places.first().is_some_and(|place| place.is_in_tail);
+        match look_at(places, damaged, &mut look)? {
+            // Two keys have one hash: the other places count too.
+            None if are_more => look_at(self.places(hash, usize::MAX)?, damaged, look),
+            found => Ok(found),
+        }
     }
 
     /// The frame of a key, be it a set or a remove; `None` if the index has none. Its value is not read.

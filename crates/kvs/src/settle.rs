@@ -9,6 +9,7 @@
 //! tail. Only who holds the writer's lock settles. A frame of the tail counts as live until it is settled, and so does
 //! what it replaces.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use lsfs::Entry;
@@ -63,19 +64,24 @@ impl Tail {
         self.commands.sort_unstable();
     }
 
-    fn of(&self, hash: u64) -> impl DoubleEndedIterator<Item = &Command> {
+    /// The commands for a hash that are not settled. There may be very many, of one key that is set all the time.
+    fn range_of(&self, hash: u64) -> Range<usize> {
         let first = self.commands.partition_point(|command| command.hash < hash);
-        let of_hash = self.commands[first..].iter().take_while(move |command| command.hash == hash).count();
-        self.commands[first..first + of_hash].iter().filter(|command| command.position != SETTLED)
+        let of_hash = self.commands[first..].partition_point(|command| command.hash == hash);
+        // The oldest leave first.
+        let is_settled = |command: &Command| command.position == SETTLED;
+        let settled = self.commands[first..first + of_hash].partition_point(is_settled);
+        first + settled..first + of_hash
     }
 
     /// Where commands for a hash lie, the newest first.
     pub(crate) fn locations(&self, hash: u64, slots: &SegmentSlots) -> impl Iterator<Item = Location> {
-        self.of(hash).rev().filter_map(|command| slots.location(command.segment, command.position))
+        let newest_first = self.commands[self.range_of(hash)].iter().rev();
+        newest_first.filter_map(|command| slots.location(command.segment, command.position))
     }
 
     fn oldest(&self, hash: u64) -> Option<Command> {
-        self.of(hash).next().copied()
+        self.commands[self.range_of(hash)].first().copied()
     }
 
     /// A hash for which there are commands.
@@ -85,8 +91,10 @@ impl Tail {
 
     /// The command is in the index.
     fn settled(&mut self, command: Command) {
-        let first = self.commands.partition_point(|other| other.hash < command.hash);
-        if let Some(found) = self.commands[first..].iter_mut().find(|other| **other == command) {
+        let oldest = self.range_of(command.hash).start;
+        if let Some(found) = self.commands.get_mut(oldest)
+            && *found == command
+        {
             found.position = SETTLED;
             self.unsettled -= 1;
         }
@@ -164,6 +172,24 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_was_set_very_often_is_settled_in_time() {
+        const SETS: u32 = 200_000;
+        let mut slots = SegmentSlots::default();
+        assert!(slots.address(1, 0).is_some());
+        let mut tail = Tail::default();
+        (0..SETS).for_each(|n| tail.push(7, 1, n));
+        tail.sort();
+        // If each step went through all of them, this would take minutes.
+        for n in 0..SETS {
+            assert_eq!(tail.locations(7, &slots).next().unwrap().position, SETS - 1);
+            let oldest = tail.oldest(7).unwrap();
+            assert_eq!(oldest.position, n);
+            tail.settled(oldest);
+        }
+        assert!(tail.is_empty());
+    }
 
     #[test]
     fn commands_of_a_hash_are_found_newest_first_and_leave_oldest_first() {
