@@ -58,10 +58,12 @@ pub enum Error {
         /// One of the things in it.
         found: String,
     },
-    /// A page of the index does not verify. Nothing is lost: opening with [`Options::repair`](crate::Options::repair)
-    /// makes the index anew from the log.
+    /// A page of the index does not verify. Nothing is lost: a store that meets it makes the index anew from the log, and
+    /// the call goes on. So it is met outside only in what [`KvStore::verify`](crate::KvStore::verify) reports, and if the
+    /// new index is damaged at once as well.
     #[error(
-        "the index is damaged in {} at page {page}: {reason}; nothing is lost: repair makes the index anew",
+        "the index is damaged in {} at page {page}: {reason}; nothing is lost: whoever writes and meets it makes the \
+         index anew from the log, and so does repair",
         path.display()
     )]
     IndexDamaged {
@@ -71,6 +73,15 @@ pub enum Error {
         page: u32,
         /// What does not agree.
         reason: String,
+    },
+    /// There is no index that can be used, and the log of which it would be made is damaged as well.
+    /// [`Options::repair`](crate::Options::repair) leaves out what is damaged.
+    #[error(
+        "there is no usable index, and it cannot be made anew: {log}; or let repair leave out what is damaged and name it"
+    )]
+    LogAndIndexDamaged {
+        /// The damage of the log.
+        log: Box<Error>,
     },
     /// A frame of the log verifies, but is no command of this store.
     #[error("the log is damaged in segment {segment} at byte {position}: {reason}; restore it from a copy")]
@@ -155,8 +166,17 @@ impl Error {
             Error::Engine(lsfs::Error::NoEntry { .. }) => true,
             Error::Engine(error) => error.is_corruption(),
             Error::IndexDamaged { .. } | Error::RunDamaged { .. } | Error::BadRecord { .. } => true,
-            Error::Stopped { cause } => cause.is_corruption(),
+            Error::Stopped { cause } | Error::LogAndIndexDamaged { log: cause } => cause.is_corruption(),
             _ => false,
+        }
+    }
+
+    /// The damage of the index that this is, or that has stopped the store.
+    pub(crate) fn index_damage(&self) -> Option<&Error> {
+        match self {
+            Error::IndexDamaged { .. } => Some(self),
+            Error::Stopped { cause } => cause.index_damage(),
+            _ => None,
         }
     }
 

@@ -35,6 +35,7 @@ mod error;
 mod feed;
 #[cfg(test)]
 mod format_examples;
+mod heal;
 mod index;
 mod lookup;
 mod maintenance;

@@ -183,6 +183,25 @@ impl SharedTable {
         self.write().prepare(log, hash)
     }
 
+    pub(crate) fn into_inner(self) -> Table {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the index point to a frame, instead of another or of none.
+    pub(crate) fn point(
+        &self,
+        log: &SegmentSet,
+        hash: u64,
+        old: Option<&Hit>,
+        pointer: Pointer,
+    ) -> Result<()> {
+        let mut table = self.write();
+        match table.slots.address(pointer.segment, pointer.position) {
+            Some(address) => table.point(log, hash, old.map(|hit| hit.address), address),
+            None => Err(table.index.damaged(format!("{pointer:?} has no address"))),
+        }
+    }
+
     /// The places where a key with this hash may be. Only so many of the tail, if there are some: there may be very many,
     /// of one key that was set all the time, and the newest is enough.
     fn places(&self, hash: u64, tail_max: usize) -> Result<Places> {

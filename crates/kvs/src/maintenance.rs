@@ -19,7 +19,7 @@ use crate::lookup::{Hit, record_of};
 use crate::record::{Command, Record, encode_moved};
 use crate::reserve;
 use crate::root::{NO_SLOT, Root, RootSegment};
-use crate::store::{Inner, Inside, Writer, is_full};
+use crate::store::{Inner, Inside, Writer, is_full, release};
 
 /// A checkpoint is not worth it for less than so many units of the log, unless it is asked for.
 const TAIL_UNITS_MIN: u64 = 8;
@@ -78,6 +78,8 @@ pub(crate) struct Maintenance {
     damaged: BTreeSet<u32>,
     /// The log up to here was read into the page cache, or may be there since an earlier process wrote it.
     loaded_to: (u32, u32),
+    /// Why the index cannot be made anew.
+    pub(crate) heal_failure: Option<Error>,
 }
 
 impl Maintenance {
@@ -88,7 +90,13 @@ impl Maintenance {
             retired: BTreeSet::new(),
             damaged: BTreeSet::new(),
             loaded_to: (active, 0),
+            heal_failure: None,
         }
+    }
+
+    /// The index was made anew: it may point into segments that were compacted.
+    pub(crate) fn nothing_is_retired(&mut self) {
+        self.retired.clear();
     }
 
     fn check(&self, dir: &Path) -> Result<&FinalData> {
@@ -100,7 +108,7 @@ impl Maintenance {
 }
 
 impl Inner {
-    fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
+    pub(crate) fn maintenance(&self) -> MutexGuard<'_, Maintenance> {
         self.maintenance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,8 +136,10 @@ impl Inner {
     fn maintain_once(&self, maintenance: &mut Maintenance) -> Result<Step> {
         maintenance.check(&self.dir)?;
         self.load_written(maintenance);
-        if self.settle_step()? {
-            return Ok(Step::Again);
+        match self.settle_step() {
+            Ok(false) => {}
+            Err(error) if error.index_damage().is_some() => drop(self.heal_within(maintenance, &error)?),
+            other => return other.map(|_settled| Step::Again),
         }
         if let Some(victim) = self.victim(maintenance, Aim::Usual) {
             self.compact(maintenance, victim)?;
@@ -224,9 +234,9 @@ impl Inner {
         self.write_checkpoint(&mut self.maintenance())
     }
 
-    fn write_checkpoint(&self, maintenance: &mut Maintenance) -> Result<()> {
+    pub(crate) fn write_checkpoint(&self, maintenance: &mut Maintenance) -> Result<()> {
         maintenance.check(&self.dir)?;
-        self.settle_all()?;
+        self.settle_healing(maintenance)?;
         // Before the writer's lock: who reclaims takes them the other way round.
         let reclaimable = self.reclaimable().clone();
         let (frozen, root, tail_bytes) = {
@@ -348,7 +358,7 @@ impl Inner {
 
     /// Moves what is live out of a segment.
     fn compact(&self, maintenance: &mut Maintenance, number: u32) -> Result<()> {
-        self.settle_all()?;
+        self.settle_healing(maintenance)?;
         if self.log.segments().iter().any(|info| info.number == number && info.live_bytes == 0) {
             // Nothing to move: it need not be read.
             maintenance.retired.insert(number);
@@ -372,7 +382,11 @@ impl Inner {
             group_bytes += entry.as_ref().map_or(0, |entry| entry.body.len());
             group.extend(entry);
             if is_end || group_bytes >= MOVE_BYTES {
-                self.move_live(&group, oldest_left)?;
+                if let Err(error) = self.move_live(&group, oldest_left) {
+                    self.heal_within(maintenance, &error)?;
+                    // What was moved before is not live there any more.
+                    self.move_live(&group, oldest_left)?;
+                }
                 group.clear();
                 unloaded_bytes += std::mem::take(&mut group_bytes);
                 // A segment takes long: others go on writing meanwhile.
@@ -411,7 +425,7 @@ impl Inner {
             if hides_nothing(&record, entry.pointer.segment, oldest_left) {
                 self.table.write().index.remove(hash, address)?;
                 writer.uncount_remove(entry.pointer);
-                self.release(entry.pointer);
+                release(&self.log, entry.pointer);
                 continue;
             }
             self.move_one(&mut writer, hash, &record, entry, address)?;
@@ -546,14 +560,18 @@ impl Inner {
 
     // ---- reading everything ----
 
-    /// Calls `each` for the frames to which the index points, in the order of the log, and `damaged` for what does not
-    /// verify. A frame that is moved meanwhile may be met twice.
+    /// Calls `each` for all frames in the order of the log, with the address if the index points to them, and `damaged` for
+    /// what does not verify. A page of the index that does not verify points to nothing. A frame that is moved meanwhile may
+    /// be met twice.
     pub(crate) fn for_each_frame(
         &self,
         mut each: impl FnMut(&Entry, &Record<'_>, Option<u64>) -> Result<()>,
         mut damaged: impl FnMut(Error) -> Result<()>,
     ) -> Result<()> {
-        self.settle_all()?;
+        match self.settle_all() {
+            Err(error) if error.index_damage().is_some() => {}
+            other => other?,
+        }
         let mut entries = self.log.iter();
         loop {
             let entry = match entries.next_entry() {
@@ -578,7 +596,10 @@ impl Inner {
             };
             match record_of(&entry) {
                 Ok(record) => {
-                    let address = self.live_address(&entry, self.hasher.hash(record.key))?;
+                    let address = match self.live_address(&entry, self.hasher.hash(record.key)) {
+                        Err(error) if error.index_damage().is_some() => None,
+                        other => other?,
+                    };
                     each(&entry, &record, address)?;
                 }
                 Err(error) => damaged(error)?,

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use lsfs::io::OpenMode;
-use lsfs::{Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, State};
+use lsfs::{Entries, Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, State};
 
 use crate::backup::UNFINISHED;
 use crate::error::{Error, Result};
-use crate::index::{Index, is_index_file};
-use crate::lookup::{Damaged, SharedTable, Table, record_of};
+use crate::heal::{Replay, count_all_as_live};
+use crate::index::{Index, KeyHasher, is_index_file};
+use crate::lookup::{SharedTable, Table, record_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
 use crate::order::is_run;
@@ -65,10 +66,9 @@ impl Inner {
                 (table, count_from(&log, &root)?, Some(root.log_end))
             }
             None => {
-                for segment in log.segments() {
-                    log.set_live_bytes(segment.number, segment.total_bytes)?;
-                }
-                let index = Index::create(&env, &dir, options.index_bytes)?;
+                count_all_as_live(&log)?;
+                let hasher = KeyHasher { seed: env.runtime.random() };
+                let index = Index::create(&env, &dir, options.index_bytes, hasher)?;
                 let table = Table::new(index, SegmentSlots::default());
                 (SharedTable::new(table), Writer::new(0, HashMap::new()), None)
             }
@@ -91,49 +91,44 @@ impl Inner {
         inner.report = inner.replay(start)?;
         if inner.report.rebuilt {
             inner.table.read().index.remove_other_files(&env, &inner.dir)?;
-            if inner.report.replayed > 0 {
+            if inner.report.replayed > 0 && inner.rebuilds.load(Ordering::Relaxed) == 0 {
+                inner.rebuilds.store(1, Ordering::Relaxed);
                 inner.checkpoint()?;
             }
         }
         Ok(inner)
     }
 
-    /// Carries out the commands of the log from a place on, or all of them.
+    /// Carries out the commands of the log from a place on, or all of them; all if the index of the checkpoint turns out to
+    /// be damaged.
     fn replay(&self, start: Option<(u32, u32)>) -> Result<OpenReport> {
-        let mut report = OpenReport { rebuilt: start.is_none(), ..OpenReport::default() };
-        let mut entries = match start {
-            Some((segment, position)) => self.log.iter_from(segment, position),
-            None => self.log.iter(),
+        let Some((segment, position)) = start else {
+            let Options { repair, .. } = self.options;
+            let replay = Replay { log: &self.log, table: &self.table, hasher: self.hasher, repair };
+            return replay.run(&mut self.writer());
         };
+        match self.read_tail(self.log.iter_from(segment, position)) {
+            Err(error) if error.index_damage().is_some() => self.heal_within(&mut self.maintenance(), &error),
+            other => other,
+        }
+    }
+
+    /// Takes note of the commands behind the checkpoint, to be settled later.
+    fn read_tail(&self, mut entries: Entries) -> Result<OpenReport> {
+        let (mut report, mut tail) = (OpenReport::default(), Tail::default());
         let mut writer = self.writer();
-        // When everything is read, that it is not done at once gains nothing.
-        let mut tail = start.is_some().then(Tail::default);
-        loop {
-            match entries.next_entry() {
-                Ok(Some(entry)) => {
-                    match &mut tail {
-                        Some(tail) => self.keep_for_later(&mut writer, tail, &entry)?,
-                        None => self.replay_one(&mut writer, &entry)?,
-                    }
-                    if tail.as_ref().is_some_and(|tail| tail.len() == TAIL_COMMANDS_MAX) {
-                        self.set_tail(tail.take().unwrap_or_default());
-                        drop(writer);
-                        self.settle_all()?;
-                        writer = self.writer();
-                    }
-                    report.replayed += 1;
-                }
-                Ok(None) => break,
-                Err(error) if error.is_corruption() && self.options.repair => {
-                    let Some(left_out) = entries.skip_damage()? else { return Err(error.into()) };
-                    tracing::warn!(%error, segment = left_out.0, positions = ?left_out.1, "left out");
-                    report.left_out.push(left_out);
-                }
-                Err(error) => return Err(error.into()),
+        while let Some(entry) = entries.next_entry()? {
+            self.keep_for_later(&mut writer, &mut tail, &entry)?;
+            if tail.len() == TAIL_COMMANDS_MAX {
+                self.set_tail(std::mem::take(&mut tail));
+                drop(writer);
+                self.settle_all()?;
+                writer = self.writer();
             }
+            report.replayed += 1;
         }
         writer.log_end = entries.place();
-        self.set_tail(tail.unwrap_or_default());
+        self.set_tail(tail);
         Ok(report)
     }
 
@@ -153,13 +148,6 @@ impl Inner {
         tail.sort();
         self.has_unsettled.store(!tail.is_empty(), Ordering::Relaxed);
         self.table.write().tail = tail;
-    }
-
-    fn replay_one(&self, writer: &mut Writer, entry: &Entry) -> Result<()> {
-        let key = record_of(entry)?.key;
-        let hash = self.hasher.hash(key);
-        let old = self.find(key, hash, Damaged::Ignore)?;
-        self.point(writer, hash, old.as_ref(), entry.kind, entry.pointer)
     }
 }
 

@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use crate::backup::refuse_unfinished;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, FeedLog, FeedStart, Position};
+use crate::heal::without_index;
 use crate::index::{Index, KeyHasher};
 use crate::lookup::{Damaged, ReadAt, SharedTable, Table, read_key, record_of, value_of};
 use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, slots_of};
@@ -68,8 +69,10 @@ struct Shared {
 #[derive(Debug)]
 struct View {
     hasher: KeyHasher,
-    /// Number of the checkpoint; 0 without one.
-    generation: u32,
+    /// The checkpoint it begins with; `None` if it has everything from the log.
+    checkpoint: Option<CheckpointId>,
+    /// The last checkpoint, if it could not be used.
+    passed_by: Option<DamagedCheckpoint>,
     table: Option<Arc<SharedTable>>,
     /// What comes behind the checkpoint.
     entries: Entries,
@@ -78,6 +81,20 @@ struct View {
     tail_commands: usize,
     /// With so many a newer checkpoint is looked for.
     tail_commands_max: usize,
+}
+
+/// Index file and number of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CheckpointId {
+    file_id: u64,
+    generation: u32,
+}
+
+/// A checkpoint that is damaged.
+#[derive(Clone, Debug)]
+struct DamagedCheckpoint {
+    id: CheckpointId,
+    damage: Error,
 }
 
 impl KvReader {
@@ -106,7 +123,7 @@ impl KvReader {
             }
             other => other?,
         };
-        let view = View::load(&env, &dir, index_bytes, &log)?;
+        let view = View::load(&env, &dir, index_bytes, &log, None)?;
         let (view, order) = (Mutex::new(view), ReaderOrder::default());
         Ok(KvReader { shared: Arc::new(Shared { env, dir, index_bytes, log, view, order }) })
     }
@@ -144,6 +161,12 @@ impl KvReader {
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let entry = self.shared.find(key.as_ref())?;
         Ok(entry.is_some_and(|entry| !crate::record::is_remove(entry.kind)))
+    }
+
+    /// The damage because of which the index of the last checkpoint is not used: everything is read from the log instead,
+    /// until a writer has made the index anew.
+    pub fn index_damage(&self) -> Option<Error> {
+        self.shared.view().passed_by.as_ref().map(|passed_by| passed_by.damage.clone())
     }
 
     /// The place in the log behind everything that is durable now.
@@ -188,32 +211,35 @@ impl Shared {
     fn find(&self, key: &[u8]) -> Result<Option<Entry>> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let generation = match self.look(key) {
+            let (met_in, error) = match self.look(key) {
                 Ok(entry) => return Ok(entry),
-                Err((generation, error)) if may_be_outdated(&error) => {
-                    last = Some(error);
-                    generation
-                }
+                Err((met_in, error)) if may_be_outdated(&error) => (met_in, error),
                 Err((_, error)) => return Err(error),
             };
             let mut view = self.view();
-            if view.generation == generation {
-                *view = View::load(&self.env, &self.dir, self.index_bytes, &self.log)?;
+            if view.checkpoint == met_in {
+                let passed_by = match (met_in, error.index_damage()) {
+                    (Some(id), Some(damage)) => Some(DamagedCheckpoint { id, damage: damage.clone() }),
+                    _ => view.passed_by.clone(),
+                };
+                *view = View::load(&self.env, &self.dir, self.index_bytes, &self.log, passed_by)?;
             }
+            last = Some(error);
         }
         Err(last.expect("only an error starts the look-up again"))
     }
 
     /// Looks a key up in what is known; an error says in which checkpoint it was met.
-    fn look(&self, key: &[u8]) -> std::result::Result<Option<Entry>, (u32, Error)> {
+    fn look(&self, key: &[u8]) -> std::result::Result<Option<Entry>, (Option<CheckpointId>, Error)> {
         let mut view = self.view();
-        let generation = view.generation;
-        let of_this = |error: Error| (generation, error);
+        let checkpoint = view.checkpoint;
+        let of_this = |error: Error| (checkpoint, error);
         view.follow().map_err(of_this)?;
         if view.tail_commands > view.tail_commands_max {
             view.tail_commands_max *= 2;
-            let newer = View::load(&self.env, &self.dir, self.index_bytes, &self.log).map_err(of_this)?;
-            *view = newer;
+            let passed_by = view.passed_by.clone();
+            let newer = View::load(&self.env, &self.dir, self.index_bytes, &self.log, passed_by);
+            *view = newer.map_err(of_this)?;
         }
         let hash = view.hasher.hash(key);
         let (tail, table) = (view.tail.get(&hash).cloned().unwrap_or_default(), view.table.clone());
@@ -235,52 +261,82 @@ fn may_be_outdated(error: &Error) -> bool {
 }
 
 impl View {
-    /// Reads the last checkpoint, and finds what is behind it.
-    fn load(env: &Env, dir: &Path, index_bytes: usize, log: &SegmentSetReader) -> Result<View> {
-        let mut last = None;
+    /// Reads the last checkpoint, and finds what is behind it. One that is damaged is passed by: the log alone says
+    /// everything as well.
+    fn load(
+        env: &Env,
+        dir: &Path,
+        index_bytes: usize,
+        log: &SegmentSetReader,
+        mut passed_by: Option<DamagedCheckpoint>,
+    ) -> Result<View> {
         for _ in 0..ATTEMPTS {
-            match View::load_once(env, dir, index_bytes, log) {
-                Err(error) if may_be_outdated(&error) => last = Some(error),
+            let Some(root) = read_root(env, &dir.join(CHECKPOINT_NAME))? else {
+                return View::from_log(log, None);
+            };
+            let id = CheckpointId { file_id: root.index.file_id, generation: root.index.generation };
+            if passed_by.as_ref().is_some_and(|passed_by| passed_by.id == id) {
+                // It was the last one when the damage was met and is so still, so nobody has overwritten it.
+                break;
+            }
+            match View::of_checkpoint(env, dir, index_bytes, log, &root, id) {
+                Err(error) if error.index_damage().is_some() => {
+                    passed_by = Some(DamagedCheckpoint { id, damage: error });
+                }
+                Err(error) if may_be_outdated(&error) => {}
                 other => return other,
             }
         }
-        // Nobody replaces it, so it is damaged. The log alone says everything as well.
-        tracing::warn!(error = last.as_ref().map(tracing::field::display), "the checkpoint cannot be used");
-        View::from_log(log)
+        let damage = passed_by.as_ref().map(|passed_by| tracing::field::display(&passed_by.damage));
+        tracing::warn!(damage, "the last checkpoint cannot be used: the whole log is read");
+        View::from_log(log, passed_by)
     }
 
-    fn load_once(env: &Env, dir: &Path, index_bytes: usize, log: &SegmentSetReader) -> Result<View> {
-        let Some(root) = read_root(env, &dir.join(CHECKPOINT_NAME))? else { return View::from_log(log) };
+    fn of_checkpoint(
+        env: &Env,
+        dir: &Path,
+        index_bytes: usize,
+        log: &SegmentSetReader,
+        root: &Root,
+        id: CheckpointId,
+    ) -> Result<View> {
         let index = Index::open(env, dir, &root.index, index_bytes, OpenMode::Read)?;
         let hasher = index.hasher();
-        let slots = slots_of(&index, &root)?;
+        let slots = slots_of(&index, root)?;
         let (segment, position) = root.log_end;
-        let mut view = View {
-            hasher,
-            generation: root.index.generation,
-            table: Some(Arc::new(SharedTable::new(Table::new(index, slots)))),
-            entries: log.iter_from(segment, position),
-            tail: HashMap::new(),
-            tail_commands: 0,
-            tail_commands_max: TAIL_COMMANDS_MAX,
-        };
-        view.follow()?;
+        let mut view = View::new(hasher, log.iter_from(segment, position));
+        view.checkpoint = Some(id);
+        view.table = Some(Arc::new(SharedTable::new(Table::new(index, slots))));
+        view.follow_to_now()?;
         Ok(view)
     }
 
     /// Without a checkpoint: everything is behind it.
-    fn from_log(log: &SegmentSetReader) -> Result<View> {
-        let mut view = View {
-            hasher: KeyHasher { seed: 0 },
-            generation: 0,
+    fn from_log(log: &SegmentSetReader, passed_by: Option<DamagedCheckpoint>) -> Result<View> {
+        let mut view = View::new(KeyHasher { seed: 0 }, log.iter());
+        view.passed_by = passed_by;
+        view.follow_to_now().map_err(without_index)?;
+        Ok(view)
+    }
+
+    fn new(hasher: KeyHasher, entries: Entries) -> View {
+        View {
+            hasher,
+            checkpoint: None,
+            passed_by: None,
             table: None,
-            entries: log.iter(),
+            entries,
             tail: HashMap::new(),
             tail_commands: 0,
             tail_commands_max: TAIL_COMMANDS_MAX,
-        };
-        view.follow()?;
-        Ok(view)
+        }
+    }
+
+    /// Takes note of what is there. Only when that has doubled it is worth it to look for a newer checkpoint.
+    fn follow_to_now(&mut self) -> Result<()> {
+        self.follow()?;
+        self.tail_commands_max = TAIL_COMMANDS_MAX.max(2 * self.tail_commands);
+        Ok(())
     }
 
     /// Takes note of what was written since.

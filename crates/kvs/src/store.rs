@@ -102,6 +102,8 @@ pub(crate) struct Inner {
     pub(crate) order: Order,
     /// A background step found its own caller inside, and left.
     pub(crate) is_postponed: AtomicBool,
+    /// How often the index was made anew from the log since the open, that included.
+    pub(crate) rebuilds: AtomicU64,
     pub(crate) report: OpenReport,
 }
 
@@ -212,6 +214,9 @@ pub struct Stats {
     pub sorted_runs: u64,
     /// Bytes of the log of which there is no sorted run: what the first scan has to read.
     pub unsorted_bytes: u64,
+    /// How often the index was made anew from the log since the open, that included: because it was damaged, or because
+    /// there was no checkpoint.
+    pub index_rebuilds: u64,
     /// Whether a failure has stopped writing.
     pub is_stopped: bool,
 }
@@ -221,6 +226,14 @@ struct Prepared<'a> {
     key: &'a [u8],
     hash: u64,
     record: EncodedRecord,
+}
+
+/// What became of commands that were to be appended.
+#[derive(Debug, Default)]
+struct Appended {
+    commands: usize,
+    /// Why the index does not point to all of them.
+    index_damage: Option<Error>,
 }
 
 impl KvStore {
@@ -333,7 +346,7 @@ impl KvStore {
     /// As for [`KvStore::get_bytes`].
     pub fn get_into(&self, key: impl AsRef<[u8]>, value: &mut Vec<u8>) -> Result<bool> {
         let (key, inner) = (key.as_ref(), self.inner());
-        inner.table.get(&inner.log, key, inner.hasher.hash(key), value)
+        inner.healing(|| inner.table.get(&inner.log, key, inner.hasher.hash(key), value))
     }
 
     /// The values of several keys, in their order; not of one moment.
@@ -349,8 +362,8 @@ impl KvStore {
     /// # Errors
     /// As for [`KvStore::get_bytes`].
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        let key = key.as_ref();
-        let hit = self.inner().find(key, self.inner().hasher.hash(key), Damaged::Fail)?;
+        let (key, inner) = (key.as_ref(), self.inner());
+        let hit = inner.healing(|| inner.find(key, inner.hasher.hash(key), Damaged::Fail))?;
         Ok(hit.is_some_and(|hit| !hit.is_remove()))
     }
 
@@ -508,7 +521,7 @@ impl KvStore {
     /// checkpoint into the index; if that fails, which is logged, they are not counted.
     pub fn stats(&self) -> Stats {
         let inner = self.inner();
-        if let Err(error) = inner.settle_all() {
+        if let Err(error) = inner.healing(|| inner.settle_all()) {
             tracing::warn!(dir = %inner.dir.display(), %error, "not everything is counted");
         }
         let (log, segments) = (inner.log.stats(), inner.log.segments());
@@ -532,6 +545,7 @@ impl KvStore {
             reclaimed_segments: log.reclaimed_segments,
             sorted_runs,
             unsorted_bytes,
+            index_rebuilds: inner.rebuilds.load(Ordering::Relaxed),
             is_stopped: writer.failure.is_some(),
         }
     }
@@ -624,6 +638,7 @@ impl Inner {
             unwatched_bytes: AtomicU64::new(0),
             order,
             is_postponed: AtomicBool::new(false),
+            rebuilds: AtomicU64::new(0),
             report,
         }
     }
@@ -667,12 +682,31 @@ impl Inner {
         Ok(Prepared { key, hash: self.hasher.hash(key), record })
     }
 
-    /// The part of a commit under the writer's lock: the log and the index change together.
+    /// Carries out a commit in memory. If the index is damaged, it is made anew.
     fn append(
         &self,
         changes: &[Prepared<'_>],
         decide: &mut dyn FnMut(&[Option<Hit>]) -> Result<bool>,
     ) -> Result<usize> {
+        let appended = match self.append_once(changes, decide) {
+            Err(error) if error.index_damage().is_some() => {
+                self.heal(&error)?;
+                self.append_once(changes, decide)?
+            }
+            other => other?,
+        };
+        if let Some(damage) = appended.index_damage {
+            self.heal(&damage)?;
+        }
+        Ok(appended.commands)
+    }
+
+    /// The part of a commit under the writer's lock: the log and the index change together.
+    fn append_once(
+        &self,
+        changes: &[Prepared<'_>],
+        decide: &mut dyn FnMut(&[Option<Hit>]) -> Result<bool>,
+    ) -> Result<Appended> {
         let _inside = Inside::enter();
         let mut writer = self.writer();
         writer.check()?;
@@ -682,7 +716,7 @@ impl Inner {
             hits.push(self.find(change.key, change.hash, Damaged::Ignore)?);
         }
         if !decide(&hits)? {
-            return Ok(0);
+            return Ok(Appended::default());
         }
         let is_there = |hit: &Option<Hit>| hit.as_ref().is_some_and(|hit| !hit.is_remove());
         let work: SmallVec<[(&Prepared<'_>, Option<Hit>); 1]> = changes
@@ -691,7 +725,7 @@ impl Inner {
             .filter(|(change, hit)| !is_remove(change.record.kind) || is_there(hit))
             .collect();
         if work.is_empty() {
-            return Ok(0);
+            return Ok(Appended::default());
         }
         for (change, _) in &work {
             self.table.prepare(&self.log, change.hash)?;
@@ -708,9 +742,15 @@ impl Inner {
             }
         };
         for ((change, hit), pointer) in work.iter().zip(pointers) {
-            self.point(&mut writer, change.hash, hit.as_ref(), change.record.kind, pointer)?;
+            match self.point(&mut writer, change.hash, hit.as_ref(), change.record.kind, pointer) {
+                // All of them are in the log, of which the index is made anew.
+                Err(error) if error.index_damage().is_some() => {
+                    return Ok(Appended { commands: work.len(), index_damage: Some(error) });
+                }
+                other => other?,
+            }
         }
-        Ok(work.len())
+        Ok(Appended { commands: work.len(), index_damage: None })
     }
 
     /// Makes the index point to a frame that was just appended, and counts what that makes stale. A failure stops the
@@ -723,29 +763,13 @@ impl Inner {
         kind: u8,
         pointer: Pointer,
     ) -> Result<()> {
-        let pointed = {
-            let mut table = self.table.write();
-            match table.slots.address(pointer.segment, pointer.position) {
-                Some(address) => table.point(&self.log, hash, old.map(|hit| hit.address), address),
-                None => Err(table.index.damaged(format!("{pointer:?} has no address"))),
-            }
-        };
-        if let Err(error) = pointed {
+        if let Err(error) = self.table.point(&self.log, hash, old, pointer) {
             tracing::error!(%error, dir = %self.dir.display(), "the index could not follow the log: the store is stopped");
             writer.failure = Some(error.clone());
             return Err(Error::Stopped { cause: Box::new(error) });
         }
-        writer.count(old, kind, pointer);
-        if let Some(old) = old {
-            self.release(old.head.pointer);
-        }
+        writer.count(&self.log, old, kind, pointer);
         Ok(())
-    }
-
-    pub(crate) fn release(&self, pointer: Pointer) {
-        if let Err(error) = self.log.release(pointer) {
-            tracing::debug!(%error, ?pointer, "a stale frame was not counted");
-        }
     }
 
     /// Whether so much was written that maintenance should look.
@@ -764,6 +788,13 @@ impl Inner {
 /// It is looked whether a checkpoint or a compaction is due after this part of a unit.
 const WATCHES_PER_UNIT: u64 = 4;
 
+/// Takes note of a frame that nothing needs any more.
+pub(crate) fn release(log: &SegmentSet, pointer: Pointer) {
+    if let Err(error) = log.release(pointer) {
+        tracing::debug!(%error, ?pointer, "a stale frame was not counted");
+    }
+}
+
 /// Whether an error says that the disk is full.
 pub(crate) fn is_full(error: &Error) -> bool {
     matches!(error, Error::Engine(lsfs::Error::NoSpace { .. }))
@@ -781,8 +812,16 @@ impl Writer {
         }
     }
 
+    /// As [`Writer::check`], but an index that could not follow the log is no reason.
+    pub(crate) fn check_log(&self) -> Result<()> {
+        match &self.failure {
+            Some(cause) if cause.index_damage().is_some() => Ok(()),
+            _ => self.check(),
+        }
+    }
+
     /// Takes note of a frame that the index points to now, instead of another or of none.
-    fn count(&mut self, old: Option<&Hit>, kind: u8, pointer: Pointer) {
+    pub(crate) fn count(&mut self, log: &SegmentSet, old: Option<&Hit>, kind: u8, pointer: Pointer) {
         self.log_end = (pointer.segment, pointer.end() as u32);
         self.tail_bytes += pointer.frame_bytes();
         let was_there = old.is_some_and(|hit| !hit.is_remove());
@@ -798,6 +837,9 @@ impl Writer {
             && hit.is_remove()
         {
             self.uncount_remove(hit.head.pointer);
+        }
+        if let Some(hit) = old {
+            release(log, hit.head.pointer);
         }
     }
 

@@ -25,6 +25,7 @@ pub(crate) fn run(place: &Place, args: &StatsArgs) -> CommandResult {
         ("stale_bytes", stats.stale_bytes),
         ("index_pages", stats.index_pages),
         ("replayed_commands", replayed),
+        ("index_rebuilds", stats.index_rebuilds),
         ("sorted_runs", stats.sorted_runs),
         ("unsorted_bytes", stats.unsorted_bytes),
     ];

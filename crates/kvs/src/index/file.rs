@@ -46,8 +46,8 @@ impl PageFile {
     /// Opens the file with this id.
     pub(crate) fn open(env: &Env, dir: &Path, id: u64, mode: OpenMode) -> Result<PageFile> {
         let path = path_of(dir, id);
-        let file =
-            env.disk.open(&path, mode, PAGE_BYTES).map_err(|error| Error::io("open", &path, 0, error))?;
+        let file = env.disk.open(&path, mode, PAGE_BYTES);
+        let file = file.map_err(|error| damaged(&path, 0, format!("it cannot be opened: {error}")))?;
         let file = PageFile { id, file, map: RwLock::default() };
         let image = file.read_image(0)?;
         check_header(&image, id).map_err(|reason| file.damaged(0, reason))?;
@@ -69,6 +69,10 @@ impl PageFile {
     /// Reads a page through the page cache; `false` if the file cannot be mapped as far as that.
     fn read_mapped(&self, place: u32, image: &mut [u8; PAGE_BYTES]) -> bool {
         let position = position_of(place);
+        // A file that was cut by a foreign hand must not be touched through a mapping.
+        if self.file.len().is_ok_and(|len| position + PAGE_BYTES as u64 > len) {
+            return false;
+        }
         let read = |map: &Option<Box<dyn FileMap>>, image: &mut [u8; PAGE_BYTES]| {
             map.as_ref().is_some_and(|map| map.read(position, image).is_ok())
         };
@@ -87,16 +91,20 @@ impl PageFile {
 
     pub(super) fn read_image(&self, place: u32) -> Result<AlignedBuf> {
         let mut image = AlignedBuf::zeroed(PAGE_BYTES);
-        let count = self
-            .file
-            .read_full_at(&mut image, position_of(place))
-            .map_err(|error| Error::io("read", self.file.path(), 0, error))?;
-        image[count..].fill(0);
+        let count = self.file.read_full_at(&mut image, position_of(place));
+        let count = count.map_err(|error| self.damaged(place, format!("it cannot be read: {error}")))?;
+        if count < PAGE_BYTES {
+            return Err(self.damaged(place, format!("the file has {count} of its {PAGE_BYTES} bytes")));
+        }
         Ok(image)
     }
 
     pub(super) fn damaged(&self, place: u32, reason: impl ToString) -> Error {
-        Error::IndexDamaged { path: self.file.path().to_path_buf(), page: place, reason: reason.to_string() }
+        damaged(self.file.path(), place, reason)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
     }
 
     /// Writes images at their places; neighbours in one write. Not durable before [`PageFile::sync`].
@@ -127,6 +135,11 @@ impl PageFile {
     pub(crate) fn len_bytes(&self) -> Result<u64> {
         self.file.len().map_err(|error| Error::io("measure", self.file.path(), 0, error))
     }
+}
+
+/// The error for a page that does not verify or cannot be read: the index is derived, so it is no error of the store.
+fn damaged(path: &Path, page: u32, reason: impl ToString) -> Error {
+    Error::IndexDamaged { path: path.to_path_buf(), page, reason: reason.to_string() }
 }
 
 /// What can be written to a place.

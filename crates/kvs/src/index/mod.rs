@@ -121,12 +121,12 @@ pub(crate) struct IndexStats {
 }
 
 impl Index {
-    /// An empty index in a new file, with a new seed.
-    pub(crate) fn create(env: &Env, dir: &Path, budget_bytes: usize) -> Result<Index> {
+    /// An empty index in a new file, for keys that are hashed like this.
+    pub(crate) fn create(env: &Env, dir: &Path, budget_bytes: usize, hasher: KeyHasher) -> Result<Index> {
         let file = Arc::new(PageFile::create(env, dir)?);
         Ok(Index {
             file,
-            hasher: KeyHasher { seed: env.runtime.random() },
+            hasher,
             directory: Directory::of_one(0),
             pages: vec![PageEntry::new_dirty(Page::empty(0, 0))],
             places: Places::new(),
@@ -192,6 +192,11 @@ impl Index {
     /// The id of its file: another one when the index is made anew.
     pub(crate) fn file_id(&self) -> u64 {
         self.file.id
+    }
+
+    /// Whether this is its file.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        self.file.path() == path
     }
 
     /// How keys are hashed for this index.
@@ -260,10 +265,17 @@ impl Index {
         Ok(true)
     }
 
-    /// Reads all pages and counts their slots; pages that do not verify go to `damaged`.
+    /// Reads all pages, also those that are in memory, and counts their slots; what does not verify goes to `damaged`.
     pub(crate) fn count_slots(&mut self, mut damaged: impl FnMut(Error)) -> Result<u64> {
         let mut slots = 0;
         for number in 0..self.pages.len() as u32 {
+            if let PageEntry { resident: Some(page), place: Some(place), .. } = &self.pages[number as usize]
+                // A page that a checkpoint holds may not be written yet.
+                && Arc::strong_count(page) == 1
+                && let Err(error) = self.read(number, *place)
+            {
+                damaged(error);
+            }
             match self.load(number) {
                 Ok(page) => slots += page.len() as u64,
                 Err(error @ Error::IndexDamaged { .. }) => damaged(error),
@@ -289,18 +301,24 @@ impl Index {
         }
     }
 
+    /// Reads a page that the file has at this place.
+    fn read(&self, number: u32, place: u32) -> Result<Page> {
+        let entry = &self.pages[number as usize];
+        self.file.read(&ExpectedPage {
+            file_id: self.file.id,
+            place,
+            depth: entry.depth,
+            prefix: entry.prefix,
+            generation_max: if entry.is_as_opened { self.opened_generation } else { u32::MAX },
+        })
+    }
+
     /// The page, read if it is not in memory.
     fn load(&mut self, number: u32) -> Result<&Page> {
         let entry = &self.pages[number as usize];
         if entry.resident.is_none() {
             let place = entry.place.expect("a page that is not in memory is in the file");
-            let page = self.file.read(&ExpectedPage {
-                file_id: self.file.id,
-                place,
-                depth: entry.depth,
-                prefix: entry.prefix,
-                generation_max: if entry.is_as_opened { self.opened_generation } else { u32::MAX },
-            })?;
+            let page = self.read(number, place)?;
             self.make_room(number)?;
             self.pages[number as usize].resident = Some(Arc::new(page));
             self.cache.resident += 1;

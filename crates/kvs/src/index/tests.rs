@@ -32,7 +32,8 @@ impl Checked {
     fn new(disk: &SimDisk, seed: u64, budget_pages: usize) -> Checked {
         let env = env(disk, seed);
         env.disk.create_dir_all(Path::new(DIR)).unwrap();
-        let index = Index::create(&env, Path::new(DIR), budget_pages * PAGE_BYTES).unwrap();
+        let index =
+            Index::create(&env, Path::new(DIR), budget_pages * PAGE_BYTES, KeyHasher { seed }).unwrap();
         Checked { env, index, model: HashMap::new(), next_address: 0, root: None }
     }
 
@@ -242,7 +243,7 @@ fn damaged_pages_and_directories_are_errors() {
     let other = IndexRoot { file_id: 1, ..root };
     assert!(matches!(
         Index::open(&checked.env, Path::new(DIR), &other, 1 << 20, OpenMode::Read),
-        Err(Error::Engine(lsfs::Error::Io { .. }))
+        Err(Error::IndexDamaged { .. })
     ));
 }
 

@@ -65,6 +65,14 @@ impl Order {
         self.obsolete.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nothing is taken from the runs any more; they go in the next call of the owner. Views keep theirs.
+    pub(crate) fn forget_runs(&self) {
+        let mut state = self.state();
+        self.obsolete().extend(state.parts.iter().filter_map(Part::run_id));
+        // What is in memory lies behind them, and a part begins where the one before it ends.
+        state.parts.clear();
+    }
+
     /// Segments up to this number are needed by views; 0 if none are.
     pub(crate) fn pinned_to(&self) -> u32 {
         self.pins().last_key_value().map_or(0, |(&segment, _)| segment)

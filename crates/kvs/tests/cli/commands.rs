@@ -262,6 +262,62 @@ fn compact_stats_verify_and_repair() {
 }
 
 #[test]
+fn a_damaged_index_changes_no_answer_and_mends_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let lines = |value: &str| -> String {
+        (0..20_000).map(|n| format!("{{\"key\":\"key {n:05}\",\"value\":\"{value} {n}\"}}\n")).collect()
+    };
+    kvs_with_input(dir, &["load"], lines("value").as_bytes()).expect(0, "20000\n");
+    let index = || {
+        let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let found: Vec<_> = paths.filter(|path| path.to_str().unwrap().contains("/index-")).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.into_iter().next().unwrap()
+    };
+    let rot = || {
+        let (path, mut bytes) = (index(), fs::read(index()).unwrap());
+        // Not the pages of the directory, which the open reads.
+        let pages = bytes.chunks_mut(4096).skip(1).filter(|page| !page.starts_with(b"KVSD"));
+        pages.for_each(|page| page[300] ^= 4);
+        fs::write(path, bytes).unwrap();
+    };
+    let cut = || fs::OpenOptions::new().write(true).open(index()).unwrap().set_len(5_000).unwrap();
+    let remove = || fs::remove_file(index()).unwrap();
+    let harms: [&dyn Fn(); 3] = [&rot, &cut, &remove];
+    for (n, harm) in harms.iter().enumerate() {
+        harm();
+        kvs(dir, &["get", "key 00777"]).expect(0, "value 777\n");
+        kvs(dir, &["get", "nowhere"]).expect(0, NOT_FOUND);
+        kvs(dir, &["list", "key 0077", "-k", "-n", "1"]).expect(0, "key 00770\n");
+        kvs(dir, &["rm", "nowhere"]).expect(1, NOT_FOUND);
+        kvs(dir, &["set", "new", "value"]).expect(0, "");
+        kvs(dir, &["rm", "new"]).expect(0, "");
+        kvs(dir, &["get", "key 19999"]).expect(0, "value 19999\n");
+        kvs(dir, &["list", "key 1999", "-k", "-n", "1"]).expect(0, "key 19990\n");
+        let verified = kvs(dir, &["verify"]);
+        assert!(verified.stdout().ends_with(" 0 damaged\n"), "{n}: {}", verified.stdout());
+        let stats = kvs(dir, &["stats", "--json"]).stdout();
+        assert!(stats.contains("\"keys\":20000") && stats.contains("\"index_rebuilds\":0"), "{n}: {stats}");
+    }
+    // `verify` names what it finds, and changes nothing; `repair` need not be asked, and may be. Behind it there is a
+    // checkpoint, so the open does not meet the damage first.
+    kvs(dir, &["repair"]).expect(0, "20006 commands read, 20000 keys\n");
+    rot();
+    for _ in 0..2 {
+        let verified = kvs(dir, &["verify"]).fails(4, &[]);
+        let said = verified.stdout();
+        assert!(
+            said.contains("index-") && said.contains("nothing is lost") && said.contains("repair"),
+            "{said}"
+        );
+    }
+    kvs(dir, &["repair"]).expect(0, "20006 commands read, 20000 keys\n");
+    assert!(kvs(dir, &["verify"]).stdout().ends_with(" 0 damaged\n"));
+    kvs(dir, &["get", "key 00777"]).expect(0, "value 777\n");
+}
+
+#[test]
 fn completions_name_the_commands() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
