@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
+use lsfs::codec::BodyLayout;
 use lsfs::io::OpenMode;
 use lsfs::{Entries, Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, State};
 
@@ -153,6 +154,8 @@ impl Inner {
 
 fn log_options(options: &Options) -> SetOptions {
     SetOptions {
+        // Values are copied out, never sent or mapped: a gap before each large one would be of no use.
+        body_layout: BodyLayout::Packed,
         body_limit_bytes: BODY_BYTES_MAX as u32,
         segment_bytes: options.segment_bytes,
         cache_bytes: options.cache_bytes,

@@ -13,7 +13,7 @@ use crate::codec::{
     FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FRAME_PIECE_BYTES, FileHeader, FileKind, Footer,
     FrameFault, FrameHeader, FrameIdentity, MARK_BYTES, MappedFrameLook, RECORD_TAILER_BYTES, RecordHeader,
     SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SegmentStatistics, SliceView, SparseTable,
-    check_pieces, frame_body_position, frame_end, frame_header_bytes, is_block_size, stored_checksums,
+    check_pieces, frame_header_bytes, is_block_size, stored_checksums,
 };
 use crate::directory::{LIVE_NAME, LOCK_NAME};
 use crate::env::Env;
@@ -579,7 +579,7 @@ impl Dump<'_> {
 
     /// The frames of a segment of a set, up to what is none.
     fn set_frames(&self, header: &FileHeader, see: &mut See<'_>) -> Result<ControlFlow<()>> {
-        let identity = FrameIdentity::new(header.segment_id, header.record_limit_bytes);
+        let identity = FrameIdentity::of(header);
         let (mut at, mut number) = (u64::from(header.block_bytes), 0u64);
         while at < self.len {
             let bytes = self.read_at(at, frame_header_bytes(header.record_limit_bytes))?;
@@ -608,14 +608,14 @@ impl Dump<'_> {
             if see(part).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            let (start, body) = (at + header_bytes as u64, frame_body_position(at, frame.body_bytes));
+            let (start, body) = (at + header_bytes as u64, identity.body_position(at, frame.body_bytes));
             if body > start && see(noted("gap", start, body - start, "before an aligned body")).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             if self.set_body(&frame, number, body, checksums, see)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            (at, number) = (frame_end(at, frame.body_bytes), number + 1);
+            (at, number) = (identity.frame_end(at, frame.body_bytes), number + 1);
         }
         Ok(ControlFlow::Continue(()))
     }

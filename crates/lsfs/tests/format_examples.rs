@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use lsfs::codec::{
-    BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, Checksum, Compression,
+    BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, BodyLayout, Checksum, Compression,
     FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer, FrameHeader,
     FrameIdentity, INDEX_ENTRY_BYTES, IndexEntry, ListedSegment, MARK_BYTES, Manifest, Mark, POINTER_BYTES,
     Pointer, RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer,
@@ -34,6 +34,7 @@ const FILE_HEADER: FileHeader = FileHeader {
     in_flight_bytes: 1 << 20,
     record_limit_bytes: 256 << 20,
     is_sparse: false,
+    body_layout: BodyLayout::Aligned,
 };
 
 /// The first block of that segment, with record 1000: type code 7, payload `hello`.
@@ -94,7 +95,7 @@ fn manifest_with_lost() -> Manifest {
 const FRAME_HEADER: FrameHeader =
     FrameHeader { more: true, witness: true, footer: false, kind: 7, epoch: 0, body_bytes: 5 };
 
-const POINTER: Pointer = Pointer { segment: 7, position: 4096, len: 5 };
+const POINTER: Pointer = Pointer { segment: 7, position: 4096, len: 5, layout: BodyLayout::Aligned };
 
 const TALLY: Tally = Tally { end: 9000, last: 8000, entries: 11, body_bytes: 4000, digest: 0xABCD };
 
@@ -111,8 +112,39 @@ fn segment_list() -> SegmentList {
     SegmentList { set_id: STREAM_ID, epoch: 3, closed: false, cache: false, segments: vec![sealed, active] }
 }
 
+/// The header of a packed segment of a set.
+const PACKED_FILE_HEADER: FileHeader = FileHeader {
+    kind: FileKind::SetSegment,
+    compression: Compression::None,
+    block_bytes: 4096,
+    base_index: 7,
+    record_limit_bytes: 1 << 20,
+    body_layout: BodyLayout::Packed,
+    ..FILE_HEADER
+};
+
+const PACKED_FRAME_HEADER: FrameHeader =
+    FrameHeader { more: false, witness: false, footer: false, kind: 7, epoch: 0, body_bytes: 65_536 };
+
+const PACKED_POINTER: Pointer =
+    Pointer { segment: 7, position: 4121, len: 65_536, layout: BodyLayout::Packed };
+
+fn packed_frame() -> Vec<u8> {
+    let identity = FrameIdentity::of(&PACKED_FILE_HEADER);
+    let (mut bytes, body) = (vec![0; FRAME_HEADER_BYTES_MIN], [0; 65_536]);
+    PACKED_FRAME_HEADER.encode(&mut bytes, &identity, PACKED_POINTER.position.into(), piece_checksums(&body));
+    bytes.extend(body);
+    bytes
+}
+
+fn file_header(header: &FileHeader) -> Vec<u8> {
+    let mut bytes = vec![0; FILE_HEADER_BYTES];
+    header.encode(&mut bytes);
+    bytes
+}
+
 fn frame_identity() -> FrameIdentity {
-    FrameIdentity::new(SEGMENT_ID, 1 << 20)
+    FrameIdentity::new(SEGMENT_ID, 1 << 20, BodyLayout::Aligned)
 }
 
 fn frame() -> Vec<u8> {
@@ -140,13 +172,13 @@ fn block() -> Vec<u8> {
 
 /// What the codec makes of the values that docs/format.md names.
 fn written() -> BTreeMap<&'static str, Vec<u8>> {
-    let mut file_header = vec![0; BLOCK_BYTES];
-    FILE_HEADER.encode(&mut file_header);
-    file_header.truncate(FILE_HEADER_BYTES);
     let block = block();
     let slice = &block[BLOCK_HEADER_BYTES..usize::from(BLOCK_HEADER.used_bytes)];
     BTreeMap::from([
-        ("file_header", file_header),
+        ("file_header", file_header(&FILE_HEADER)),
+        ("file_header_packed", file_header(&PACKED_FILE_HEADER)),
+        ("frame_packed", packed_frame()),
+        ("pointer_packed", PACKED_POINTER.encode().to_vec()),
         ("block_seed", block_seed(SEGMENT_ID, 1, 3).to_le_bytes().to_vec()),
         ("block_header", block[..BLOCK_HEADER_BYTES].to_vec()),
         ("block_tailer", block[BLOCK_BYTES - BLOCK_TAILER_BYTES..].to_vec()),
@@ -313,6 +345,14 @@ fn every_example_is_read_back_as_the_values_it_shows() {
     assert_eq!(FrameHeader::decode(frame, &frame_identity(), POINTER.position.into()), Ok(FRAME_HEADER));
     let (header, body) = frame.split_at(FRAME_HEADER_BYTES_MIN);
     assert_eq!(check_pieces(stored_checksums(header, 5), 0, body), Ok(()));
+    assert_eq!(FileHeader::decode(&examples["file_header_packed"]), Ok(PACKED_FILE_HEADER));
+    let (frame, identity) = (&examples["frame_packed"], FrameIdentity::of(&PACKED_FILE_HEADER));
+    assert_eq!(FrameHeader::decode(frame, &identity, 4121), Ok(PACKED_FRAME_HEADER));
+    assert_eq!(identity.body_position(4121, 65_536), 4141);
+    assert_eq!((identity.frame_end(4121, 65_536), PACKED_POINTER.end()), (69_677, 69_677));
+    assert_eq!(frame.len(), 69_677 - 4121);
+    assert_eq!(Pointer { layout: BodyLayout::Aligned, ..PACKED_POINTER }.end(), 73_728);
+    assert_eq!(Pointer::decode(&examples["pointer_packed"][..].try_into().unwrap()), PACKED_POINTER);
     assert_eq!(Footer::decode(&examples["footer"]), Ok((FOOTER, &[][..])));
     assert_eq!(SegmentList::decode(&examples["segment_list"]), Ok(segment_list()));
     assert_eq!(Pointer::decode(&examples["pointer"][..].try_into().unwrap()), POINTER);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use lsfs::codec::Pointer;
+use lsfs::codec::{BodyLayout, Pointer};
 use lsfs::{Durability, Error, SegmentSet, SegmentSetReader, SetKind, SetOptions};
 
 fn body(seed: u64, len: usize) -> Vec<u8> {
@@ -15,10 +15,20 @@ fn small_segments() -> SetOptions {
     SetOptions { segment_bytes: 512 << 10, ..SetOptions::default() }
 }
 
+const LAYOUTS: [BodyLayout; 2] = [BodyLayout::Aligned, BodyLayout::Packed];
+
+fn with_layout(body_layout: BodyLayout) -> SetOptions {
+    SetOptions { body_layout, ..SetOptions::default() }
+}
+
 #[test]
 fn entries_of_all_sizes_are_found_by_their_pointers() {
+    LAYOUTS.into_iter().for_each(check_all_sizes);
+}
+
+fn check_all_sizes(layout: BodyLayout) {
     let dir = tempfile::tempdir().unwrap();
-    let set = SegmentSet::open(dir.path(), SetOptions::default()).unwrap();
+    let set = SegmentSet::open(dir.path(), with_layout(layout)).unwrap();
     let lens = [0, 1, 100, 4076, 65_535, 65_536, 65_537, 131_072, 1 << 20, 3 << 20];
     let pointers: Vec<Pointer> = lens
         .iter()
@@ -32,8 +42,14 @@ fn entries_of_all_sizes_are_found_by_their_pointers() {
             assert_eq!((entry.pointer, entry.kind, entry.ends_batch), (*pointer, n as u8, true));
             assert!(entry.body == body(n as u64, len), "entry {n}");
             assert!(read_at(*pointer).body == body(n as u64, len), "entry {n} without its length");
-            if len >= 65_536 {
-                assert_eq!((pointer.end() as usize - len) % 4096, 0, "large bodies are aligned");
+            let body_at = pointer.end() as usize - len;
+            match layout {
+                BodyLayout::Aligned if len < 65_536 => {}
+                BodyLayout::Aligned => assert_eq!(body_at % 4096, 0, "large bodies are aligned"),
+                BodyLayout::Packed => {
+                    let header_bytes = 16 + 4 * len.div_ceil(65_536).max(1);
+                    assert_eq!(body_at, pointer.position as usize + header_bytes, "no body is");
+                }
             }
         }
     };
@@ -58,10 +74,45 @@ fn entries_of_all_sizes_are_found_by_their_pointers() {
     in_set(&SegmentSet::open(dir.path(), SetOptions::default()).unwrap());
 }
 
+/// A segment keeps its layout, and each has its own.
+#[test]
+fn a_set_goes_on_in_another_layout_with_the_next_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut entries = Vec::new();
+    for (n, layout) in LAYOUTS.into_iter().chain(LAYOUTS).enumerate() {
+        let set = SegmentSet::open(dir.path(), with_layout(layout)).unwrap();
+        for len in [70_000, 5, 200_001] {
+            let body = body(n as u64, len + n);
+            entries.push((set.append(1, &body, Durability::Buffer).unwrap(), body));
+        }
+        // Only from here on it is the new one.
+        set.seal().unwrap();
+        let body = body(n as u64 + 50, 65_536);
+        let pointer = set.append(1, &body, Durability::Buffer).unwrap();
+        assert_eq!(pointer.layout, layout);
+        entries.push((pointer, body));
+        let total = set.segments().iter().map(|info| info.total_bytes).sum::<u64>();
+        assert_eq!(total, entries.iter().map(|(pointer, _)| pointer.frame_bytes()).sum::<u64>());
+        set.close().unwrap();
+    }
+    let reader = SegmentSetReader::open(dir.path()).unwrap();
+    let mut cursor = reader.iter();
+    for (pointer, body) in &entries {
+        let entry = cursor.next_entry().unwrap().unwrap();
+        assert!(entry.pointer == *pointer && entry.body == body[..], "{pointer:?}");
+        assert!(reader.read(Pointer::decode(&pointer.encode())).unwrap().body == body[..], "{pointer:?}");
+    }
+    assert!(cursor.next_entry().unwrap().is_none());
+}
+
 #[test]
 fn ranges_are_read_without_the_rest() {
+    LAYOUTS.into_iter().for_each(check_ranges);
+}
+
+fn check_ranges(layout: BodyLayout) {
     let dir = tempfile::tempdir().unwrap();
-    let set = SegmentSet::open(dir.path(), SetOptions::default()).unwrap();
+    let set = SegmentSet::open(dir.path(), with_layout(layout)).unwrap();
     let bytes = body(5, 300_000);
     let pointer = set.append(0, &bytes, Durability::Sync).unwrap();
     let small = set.append(0, b"hello", Durability::Sync).unwrap();

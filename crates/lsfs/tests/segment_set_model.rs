@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lsfs::codec::Pointer;
+use lsfs::codec::{BodyLayout, Pointer};
 use lsfs::io::SimDisk;
 use lsfs::{Durability, Error, SegmentHandle, SegmentSet, SegmentSetReader, SetKind, SetOptions};
 use proptest::prelude::*;
@@ -92,8 +92,10 @@ fn replay(mut cursor: lsfs::Entries) -> BTreeMap<Pointer, (u8, Vec<u8>)> {
 }
 
 fn run(ops: Vec<Op>, kind: SetKind) {
-    let options = SetOptions {
+    // Each opening asks for the other layout: the next segments have it.
+    let options = |opens: u64| SetOptions {
         kind,
+        body_layout: [BodyLayout::Packed, BodyLayout::Aligned][opens as usize % 2],
         segment_bytes: 64 << 10,
         in_flight_bytes: 16 << 10,
         cache_bytes: 32 << 10,
@@ -101,7 +103,7 @@ fn run(ops: Vec<Op>, kind: SetKind) {
     };
     let mut disk = SimDisk::new(1);
     let mut opens = 1;
-    let mut set = SegmentSet::open_in(sim_env(&disk, opens), DIR, options.clone()).unwrap();
+    let mut set = SegmentSet::open_in(sim_env(&disk, opens), DIR, options(opens)).unwrap();
     let mut model = Model::default();
     let mut held: Vec<(SegmentHandle, Pointer, Vec<u8>)> = Vec::new();
     for op in ops {
@@ -191,7 +193,7 @@ fn run(ops: Vec<Op>, kind: SetKind) {
                 drop(set);
                 disk = next;
                 opens += 1;
-                set = SegmentSet::open_in(sim_env(&disk, opens), DIR, options.clone()).unwrap();
+                set = SegmentSet::open_in(sim_env(&disk, opens), DIR, options(opens)).unwrap();
                 assert_eq!(set.live_bytes_are_exact(), close);
                 if !close {
                     // What was written, also without a sync, survives a kill; what was not may be missing from the end.

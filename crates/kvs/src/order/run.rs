@@ -317,7 +317,7 @@ fn child_of(pointer: Pointer) -> BlockPlace {
 
 fn entry_of(place: BlockPlace) -> Spot {
     let (segment, position) = ((place.position >> 32) as u32, place.position as u32);
-    Spot { pointer: Pointer { segment, position, len: place.bytes }, is_remove: false }
+    Spot { pointer: Pointer::with_len_word(segment, position, place.bytes), is_remove: false }
 }
 
 /// Writes a number, seven bits in a byte, the lowest first; the high bit says that more follow.
@@ -394,7 +394,7 @@ fn take_entry(rest: &mut &[u8], last_len: usize, entries: &mut Sorted) -> Option
     let segment = u32::try_from(take_varint(rest)?).ok()?;
     let position = u32::try_from(take_varint(rest)?).ok()?;
     let len = take_varint(rest)?;
-    let pointer = Pointer { segment, position, len: u32::try_from(len >> 1).ok()? };
+    let pointer = Pointer::with_len_word(segment, position, u32::try_from(len >> 1).ok()?);
     entries.push_shared(shared, key, Spot { pointer, is_remove: len & 1 == 1 });
     Some(shared + more)
 }
@@ -423,7 +423,7 @@ impl OpenBlock {
         self.image.extend_from_slice(&key[shared..]);
         put_varint(&mut self.image, spot.pointer.segment.into());
         put_varint(&mut self.image, spot.pointer.position.into());
-        put_varint(&mut self.image, u64::from(spot.pointer.len) << 1 | u64::from(spot.is_remove));
+        put_varint(&mut self.image, u64::from(spot.pointer.len_word()) << 1 | u64::from(spot.is_remove));
         self.last_key.truncate(shared);
         self.last_key.extend_from_slice(&key[shared..]);
         self.count += 1;
@@ -627,7 +627,7 @@ pub(crate) mod examples {
     /// The only block of the run in docs/format.md.
     pub(crate) fn block_image() -> Vec<u8> {
         let mut block = OpenBlock::default();
-        let pointer = |position, len| Pointer { segment: 3, position, len };
+        let pointer = |position, len| Pointer::with_len_word(3, position, len);
         block.push(b"apple", Spot { pointer: pointer(4096, 12), is_remove: false });
         block.push(b"apricot", Spot { pointer: pointer(4300, 9), is_remove: true });
         block.finish(header().id, 4096, 0, 0);
@@ -642,7 +642,7 @@ pub(crate) mod examples {
         assert_eq!(image.len(), 38);
         assert_eq!((entries.key(0), entries.key(1)), (&b"apple"[..], &b"apricot"[..]));
         assert!(!entries.spot(0).is_remove && entries.spot(1).is_remove);
-        assert_eq!(entries.spot(1).pointer, Pointer { segment: 3, position: 4300, len: 9 });
+        assert_eq!(entries.spot(1).pointer, Pointer::with_len_word(3, 4300, 9));
     }
 
     #[test]

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     fn spot(position: u32) -> Spot {
-        Spot { pointer: Pointer { segment: 1, position, len: 3 }, is_remove: position.is_multiple_of(3) }
+        Spot { pointer: Pointer::with_len_word(1, position, 3), is_remove: position.is_multiple_of(3) }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::support::sim_env;
 use crate::{DIR, Model, buffered, difference, options};
 
 /// The folder of the version that is written now.
-const VERSION: &str = "v1";
+const VERSION: &str = "v2";
 /// Without the process that held them they mean nothing.
 const LEFT_OUT: [&str; 3] = ["lock", "live", "reserve"];
 

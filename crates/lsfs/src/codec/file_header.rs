@@ -2,12 +2,16 @@
 
 use std::fmt;
 
-use super::{Checksum, Compression, Fields, crc32c, is_block_size, put};
+use super::{BodyLayout, Checksum, Compression, Fields, crc32c, is_block_size, put};
 
 /// Bytes of the file header; the rest of block 0 is zero.
 pub const FILE_HEADER_BYTES: usize = 80;
-/// The version this code writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version that this code reads. It writes the oldest that knows what the file needs.
+pub const FORMAT_VERSION: u32 = 2;
+/// The version of files that need nothing newer.
+const VERSION_FIRST: u32 = 1;
+/// The version of files with a flag of [`FLAGS_OF_2`].
+const VERSION_OF_FLAGS: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"LSFSfile";
 
@@ -73,10 +77,16 @@ pub struct FileHeader {
     pub record_limit_bytes: u32,
     /// Whether records may be left out: indexes rise from each record to the next, not by one. Of a rewritten segment.
     pub is_sparse: bool,
+    /// Where large bodies lie in a segment of a segment set.
+    pub body_layout: BodyLayout,
 }
 
 /// Set in the flags of a sparse segment.
 const FLAG_SPARSE: u8 = 1;
+/// Set in the flags of a segment of a set with [`BodyLayout::Packed`].
+const FLAG_PACKED: u8 = 2;
+/// The flags that version 1 does not know.
+const FLAGS_OF_2: u8 = FLAG_PACKED;
 
 /// Why bytes are not a file header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,14 +125,27 @@ pub enum FileHeaderFault {
 }
 
 impl FileHeader {
+    /// The format version of the file.
+    pub fn version(&self) -> u32 {
+        if self.flags() & FLAGS_OF_2 == 0 { VERSION_FIRST } else { VERSION_OF_FLAGS }
+    }
+
+    fn flags(&self) -> u8 {
+        let sparse = if self.is_sparse { FLAG_SPARSE } else { 0 };
+        match self.body_layout {
+            BodyLayout::Aligned => sparse,
+            BodyLayout::Packed => sparse | FLAG_PACKED,
+        }
+    }
+
     /// Writes the header at the start of `block`. It is always checksummed, whatever the blocks are.
     pub fn encode(&self, block: &mut [u8]) {
         put(block, 0, &MAGIC);
-        put(block, 8, &FORMAT_VERSION.to_le_bytes());
+        put(block, 8, &self.version().to_le_bytes());
         block[16] = self.kind.code();
         block[17] = self.checksum.code();
         block[18] = self.compression.code();
-        block[19] = if self.is_sparse { FLAG_SPARSE } else { 0 };
+        block[19] = self.flags();
         put(block, 20, &self.block_bytes.to_le_bytes());
         put(block, 24, &self.stream_id.0);
         put(block, 40, &self.segment_id.to_le_bytes());
@@ -154,7 +177,9 @@ impl FileHeader {
             return Err(FileHeaderFault::Checksum { stored, computed });
         }
         let wrong = |field, value: u64| FileHeaderFault::Field { field, value };
-        if bytes[19] & !FLAG_SPARSE != 0 {
+        let known_flags = if version < VERSION_OF_FLAGS { FLAG_SPARSE } else { FLAG_SPARSE | FLAGS_OF_2 };
+        let is_packed = bytes[19] & FLAG_PACKED != 0;
+        if bytes[19] & !known_flags != 0 || (is_packed && bytes[16] != FileKind::SetSegment.code()) {
             return Err(wrong("flags", bytes[19].into()));
         }
         let block_bytes = fields.u32(20);
@@ -183,6 +208,7 @@ impl FileHeader {
             in_flight_bytes,
             record_limit_bytes: fields.u32(64),
             is_sparse: bytes[19] & FLAG_SPARSE != 0,
+            body_layout: if is_packed { BodyLayout::Packed } else { BodyLayout::Aligned },
         })
     }
 }
@@ -204,6 +230,7 @@ mod tests {
             in_flight_bytes: 1 << 20,
             record_limit_bytes: 1 << 28,
             is_sparse: true,
+            body_layout: BodyLayout::Aligned,
         }
     }
 
@@ -219,13 +246,25 @@ mod tests {
     }
 
     #[test]
+    fn packed_bodies_need_version_2() {
+        let packed = FileHeader { kind: FileKind::SetSegment, body_layout: BodyLayout::Packed, ..header() };
+        let mut block = vec![0; 512];
+        packed.encode(&mut block);
+        assert_eq!((encoded()[8], block[8]), (1, 2));
+        assert_eq!(FileHeader::decode(&block), Ok(packed));
+        block[8] = 1;
+        let flags = FileHeaderFault::Field { field: "flags", value: 3 };
+        assert_eq!(FileHeader::decode(&block), Err(flags), "version 1 does not know the flag");
+    }
+
+    #[test]
     fn magic_version_and_checksum_fail_differently() {
         assert_eq!(FileHeader::decode(&[0; 512]), Err(FileHeaderFault::Empty));
         assert_eq!(FileHeader::decode(&[1; 8]), Err(FileHeaderFault::Short(8)));
         assert!(matches!(FileHeader::decode(&[b'x'; 512]), Err(FileHeaderFault::Magic(_))));
         let mut newer = encoded();
-        newer[8] = 2;
-        assert_eq!(FileHeader::decode(&newer), Err(FileHeaderFault::Version { found: 2 }));
+        newer[8] = 3;
+        assert_eq!(FileHeader::decode(&newer), Err(FileHeaderFault::Version { found: 3 }));
         for at in 12..FILE_HEADER_BYTES {
             let mut damaged = encoded();
             damaged[at] ^= 1;

@@ -1,6 +1,6 @@
 //! The frame: one entry of a segment set, a header and then the body in one contiguous piece.
 
-use super::{Fields, crc32c, put};
+use super::{Fields, FileHeader, crc32c, put};
 
 /// Bytes of a frame header before its piece checksums.
 const FIXED_BYTES: usize = 16;
@@ -8,7 +8,7 @@ const FIXED_BYTES: usize = 16;
 pub const FRAME_HEADER_BYTES_MIN: usize = FIXED_BYTES + 4;
 /// A body is checksummed in pieces of this size; the last one is shorter.
 pub const FRAME_PIECE_BYTES: usize = 64 << 10;
-/// The body of a frame with at least [`FRAME_PIECE_BYTES`] begins at a multiple of this.
+/// In [`BodyLayout::Aligned`] the body of a frame with at least [`FRAME_PIECE_BYTES`] begins at a multiple of this.
 pub const FRAME_BODY_ALIGNMENT: u64 = 4096;
 /// The largest body a frame can have.
 pub const FRAME_BODY_BYTES_MAX: u32 = 1 << 30;
@@ -114,18 +114,30 @@ pub fn frame_header_bytes(body_bytes: u32) -> usize {
     FIXED_BYTES + 4 * pieces(body_bytes)
 }
 
-/// Where the body of a frame at `position` begins: behind the header, from 64 KiB on at the next 4 KiB boundary.
-pub fn frame_body_position(position: u64, body_bytes: u32) -> u64 {
+/// Where bodies of 64 KiB and more lie; smaller ones always follow their header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BodyLayout {
+    /// At the next multiple of 4 KiB behind their header: they can be sent or mapped as they are.
+    #[default]
+    Aligned,
+    /// Right behind their header: nothing is lost between them.
+    Packed,
+}
+
+/// Where the body of a frame at `position` begins.
+pub fn frame_body_position(position: u64, body_bytes: u32, layout: BodyLayout) -> u64 {
     let behind_header = position + frame_header_bytes(body_bytes) as u64;
-    match body_bytes as usize >= FRAME_PIECE_BYTES {
-        true => behind_header.next_multiple_of(FRAME_BODY_ALIGNMENT),
-        false => behind_header,
+    match layout {
+        BodyLayout::Aligned if body_bytes as usize >= FRAME_PIECE_BYTES => {
+            behind_header.next_multiple_of(FRAME_BODY_ALIGNMENT)
+        }
+        BodyLayout::Aligned | BodyLayout::Packed => behind_header,
     }
 }
 
 /// Where the next frame begins.
-pub fn frame_end(position: u64, body_bytes: u32) -> u64 {
-    frame_body_position(position, body_bytes) + u64::from(body_bytes)
+pub fn frame_end(position: u64, body_bytes: u32, layout: BodyLayout) -> u64 {
+    frame_body_position(position, body_bytes, layout) + u64::from(body_bytes)
 }
 
 /// The checksum seed of a segment's frame headers; the frame's position is mixed in as well.
@@ -155,12 +167,29 @@ pub struct FrameIdentity {
     pub seed: u32,
     /// The largest body in bytes.
     pub body_limit_bytes: u32,
+    /// Where large bodies lie.
+    pub layout: BodyLayout,
 }
 
 impl FrameIdentity {
-    /// Of a segment and its body limit.
-    pub fn new(segment_id: u64, body_limit_bytes: u32) -> Self {
-        FrameIdentity { segment_id, seed: frame_seed(segment_id), body_limit_bytes }
+    /// Of a segment, its body limit, and where its large bodies lie.
+    pub fn new(segment_id: u64, body_limit_bytes: u32, layout: BodyLayout) -> Self {
+        FrameIdentity { segment_id, seed: frame_seed(segment_id), body_limit_bytes, layout }
+    }
+
+    /// As the file header says.
+    pub fn of(header: &FileHeader) -> Self {
+        FrameIdentity::new(header.segment_id, header.record_limit_bytes, header.body_layout)
+    }
+
+    /// Where the body of a frame at `position` begins.
+    pub fn body_position(&self, position: u64, body_bytes: u32) -> u64 {
+        frame_body_position(position, body_bytes, self.layout)
+    }
+
+    /// Where the frame behind one at `position` begins.
+    pub fn frame_end(&self, position: u64, body_bytes: u32) -> u64 {
+        frame_end(position, body_bytes, self.layout)
     }
 
     fn tag(&self) -> u32 {
@@ -271,7 +300,7 @@ mod tests {
     const POSITION: u64 = 70_000;
 
     fn identity() -> FrameIdentity {
-        FrameIdentity::new(0x1122_3344_5566_7788, 1 << 20)
+        FrameIdentity::new(0x1122_3344_5566_7788, 1 << 20, BodyLayout::Aligned)
     }
 
     fn header(body_bytes: u32) -> FrameHeader {
@@ -302,13 +331,22 @@ mod tests {
 
     #[test]
     fn large_bodies_are_aligned_and_small_ones_follow_their_header() {
-        assert_eq!(frame_body_position(100, 0), 120);
-        assert_eq!(frame_end(100, 0), 120);
-        assert_eq!(frame_end(100, 65_535), 120 + 65_535);
-        assert_eq!(frame_body_position(100, 65_536), 4096);
-        assert_eq!(frame_body_position(4090, 65_536), 8192);
-        assert_eq!(frame_body_position(8192 - 20, 65_536), 8192, "no gap if the header ends there");
-        assert_eq!(frame_end(100, FRAME_BODY_BYTES_MAX) >> 30, 1);
+        let layout = BodyLayout::Aligned;
+        assert_eq!(frame_body_position(100, 0, layout), 120);
+        assert_eq!(frame_end(100, 0, layout), 120);
+        assert_eq!(frame_end(100, 65_535, layout), 120 + 65_535);
+        assert_eq!(frame_body_position(100, 65_536, layout), 4096);
+        assert_eq!(frame_body_position(4090, 65_536, layout), 8192);
+        assert_eq!(frame_body_position(8192 - 20, 65_536, layout), 8192, "no gap if the header ends there");
+        assert_eq!(frame_end(100, FRAME_BODY_BYTES_MAX, layout) >> 30, 1);
+    }
+
+    #[test]
+    fn packed_bodies_follow_their_header_whatever_their_length() {
+        for (len, header_bytes) in [(0, 20), (65_535, 20), (65_536, 20), (65_537, 24), (1 << 20, 80)] {
+            assert_eq!(frame_body_position(101, len, BodyLayout::Packed), 101 + header_bytes, "{len}");
+            assert_eq!(frame_end(101, len, BodyLayout::Packed), 101 + header_bytes + u64::from(len), "{len}");
+        }
     }
 
     #[test]
@@ -340,11 +378,12 @@ mod tests {
         assert!(matches!(at(POSITION + 4096), Err(FrameFault::Checksum { .. })));
         // Ids that differ only above the tag are told apart by the seed, always.
         for bit in 32..64 {
-            let other = FrameIdentity::new(identity().segment_id ^ (1 << bit), 1 << 20);
+            let segment_id = identity().segment_id ^ (1 << bit);
+            let other = FrameIdentity::new(segment_id, 1 << 20, BodyLayout::Aligned);
             let found = FrameHeader::decode(&bytes, &other, POSITION);
             assert!(matches!(found, Err(FrameFault::Checksum { .. })), "bit {bit}");
         }
-        let other = FrameIdentity::new(identity().segment_id ^ 1, 1 << 20);
+        let other = FrameIdentity::new(identity().segment_id ^ 1, 1 << 20, BodyLayout::Aligned);
         assert!(matches!(FrameHeader::decode(&bytes, &other, POSITION), Err(FrameFault::Segment { .. })));
     }
 

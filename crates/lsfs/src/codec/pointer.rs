@@ -1,9 +1,11 @@
 //! Where an entry of a segment set lies.
 
-use super::{Fields, frame_end, put};
+use super::{BodyLayout, FRAME_PIECE_BYTES, Fields, frame_end, put};
 
 /// Bytes of an encoded [`Pointer`].
 pub const POINTER_BYTES: usize = 12;
+/// Set in the length of a pointer to a large body that is packed; no body is that long.
+const PACKED: u32 = 1 << 31;
 
 /// Names an entry of a segment set for as long as its segment is not reclaimed. Ordered from oldest to newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,27 +16,49 @@ pub struct Pointer {
     pub position: u32,
     /// Bytes of the body.
     pub len: u32,
+    /// Where the body lies, if it is a large one; always [`BodyLayout::Aligned`] if not.
+    pub layout: BodyLayout,
 }
 
 impl Pointer {
+    /// To the frame at a position of a segment with this layout.
+    pub fn new(segment: u32, position: u32, len: u32, layout: BodyLayout) -> Pointer {
+        let is_large = len as usize >= FRAME_PIECE_BYTES;
+        Pointer { segment, position, len, layout: if is_large { layout } else { BodyLayout::Aligned } }
+    }
+
+    /// To the frame at a position, whose [`Pointer::len_word`] was kept.
+    pub fn with_len_word(segment: u32, position: u32, len_word: u32) -> Pointer {
+        let layout = if len_word & PACKED == 0 { BodyLayout::Aligned } else { BodyLayout::Packed };
+        Pointer { segment, position, len: len_word & !PACKED, layout }
+    }
+
+    /// Length and layout in one number; of small bodies, the length.
+    pub fn len_word(&self) -> u32 {
+        match self.layout {
+            BodyLayout::Aligned => self.len,
+            BodyLayout::Packed => self.len | PACKED,
+        }
+    }
+
     /// The pointer's bytes.
     pub fn encode(&self) -> [u8; POINTER_BYTES] {
         let mut bytes = [0; POINTER_BYTES];
         put(&mut bytes, 0, &self.segment.to_le_bytes());
         put(&mut bytes, 4, &self.position.to_le_bytes());
-        put(&mut bytes, 8, &self.len.to_le_bytes());
+        put(&mut bytes, 8, &self.len_word().to_le_bytes());
         bytes
     }
 
     /// Reads a pointer. Any bytes are one; what does not point to an entry is found by the read.
     pub fn decode(bytes: &[u8; POINTER_BYTES]) -> Pointer {
         let fields = Fields(bytes);
-        Pointer { segment: fields.u32(0), position: fields.u32(4), len: fields.u32(8) }
+        Pointer::with_len_word(fields.u32(0), fields.u32(4), fields.u32(8))
     }
 
     /// Position behind the frame.
     pub fn end(&self) -> u64 {
-        frame_end(self.position.into(), self.len)
+        frame_end(self.position.into(), self.len, self.layout)
     }
 
     /// Bytes that the entry takes in its segment: header, body and the gap between them.
@@ -49,14 +73,25 @@ mod tests {
 
     #[test]
     fn round_trips_and_is_ordered_by_age() {
-        let pointer = Pointer { segment: 7, position: 4096, len: 5 };
+        let aligned = |segment, position, len| Pointer::new(segment, position, len, BodyLayout::Aligned);
+        let pointer = aligned(7, 4096, 5);
         assert_eq!(Pointer::decode(&pointer.encode()), pointer);
         assert_eq!(pointer.frame_bytes(), 25);
-        assert!(pointer < Pointer { segment: 7, position: 4121, len: 0 });
-        assert!(pointer < Pointer { segment: 8, position: 0, len: 0 });
+        assert!(pointer < aligned(7, 4121, 0));
+        assert!(pointer < aligned(8, 0, 0));
         assert_eq!(Pointer::decode(&[0xFF; POINTER_BYTES]).end(), {
-            let (len, position) = (u32::MAX, u64::from(u32::MAX));
-            frame_end(position, len)
+            let (len, position) = (u32::MAX >> 1, u64::from(u32::MAX));
+            frame_end(position, len, BodyLayout::Packed)
         });
+    }
+
+    #[test]
+    fn only_large_bodies_are_packed() {
+        let packed = |len| Pointer::new(7, 5000, len, BodyLayout::Packed);
+        assert_eq!(packed(65_535), Pointer::new(7, 5000, 65_535, BodyLayout::Aligned));
+        let large = packed(65_536);
+        assert_eq!((large.frame_bytes(), large.encode()[11]), (65_556, 0x80));
+        assert_eq!(Pointer::decode(&large.encode()), large);
+        assert_eq!(Pointer { layout: BodyLayout::Aligned, ..large }.frame_bytes(), 8192 - 5000 + 65_536);
     }
 }

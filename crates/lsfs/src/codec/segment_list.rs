@@ -1,6 +1,6 @@
 //! The segment list: the final data of a segment set, which names its segments.
 
-use super::{BLOCK_BYTES_DEFAULT, Fields, StreamId, crc32c, frame_end};
+use super::{BLOCK_BYTES_DEFAULT, Fields, FrameIdentity, StreamId, crc32c};
 
 /// What lies in a segment up to a place in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,11 +23,17 @@ impl Tally {
         Tally { end: BLOCK_BYTES_DEFAULT as u32, ..Tally::default() }
     }
 
-    /// With one entry more, at `position`, whose body has these piece checksums.
-    pub fn with(self, position: u64, body_bytes: u32, checksums: impl Iterator<Item = u32>) -> Tally {
+    /// With one entry of the segment more, at `position`, whose body has these piece checksums.
+    pub fn with(
+        self,
+        segment: &FrameIdentity,
+        position: u64,
+        body_bytes: u32,
+        checksums: impl Iterator<Item = u32>,
+    ) -> Tally {
         let digest = checksums.fold(self.digest, |digest, checksum| crc32c(digest, &checksum.to_le_bytes()));
         Tally {
-            end: frame_end(position, body_bytes) as u32,
+            end: segment.frame_end(position, body_bytes) as u32,
             last: position as u32,
             entries: self.entries + 1,
             body_bytes: self.body_bytes.wrapping_add(body_bytes),

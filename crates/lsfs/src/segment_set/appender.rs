@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::codec::{
-    Checksum, Compression, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer, FrameHeader,
-    FrameIdentity, Pointer, SegmentList, StreamId, Tally, frame_end, piece_checksums,
+    BodyLayout, Checksum, Compression, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer,
+    FrameHeader, FrameIdentity, Pointer, SegmentList, StreamId, Tally, frame_end, piece_checksums,
 };
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
@@ -226,7 +226,8 @@ impl Appender {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let batch_bytes = end_of(PAGE_BYTES as u64, entries);
+        // A layout with gaps takes most.
+        let batch_bytes = end_of(PAGE_BYTES as u64, entries, BodyLayout::Aligned);
         if batch_bytes > SEGMENT_BYTES_MAX {
             return Err(Error::TooLarge { size_bytes: batch_bytes, limit_bytes: SEGMENT_BYTES_MAX });
         }
@@ -595,7 +596,7 @@ impl Appender {
         drop(list);
         self.publish(&self.tail());
         tracing::debug!(path = %old.path().display(), entries = tally.entries, end = tally.end, "segment sealed");
-        self.trim(&old, &*file, frame_end(tally.end.into(), footer_bytes as u32));
+        self.trim(&old, &*file, old.identity()?.frame_end(tally.end.into(), footer_bytes as u32));
         old.let_descriptor_go();
         Ok(())
     }
@@ -608,7 +609,7 @@ impl Appender {
 
     fn write_footer(&self, old: &Segment, tally: Tally, users_bytes: &[u8]) -> Result<()> {
         let body_bytes = (FOOTER_BYTES + users_bytes.len()) as u32;
-        let end = frame_end(tally.end.into(), body_bytes);
+        let end = old.identity()?.frame_end(tally.end.into(), body_bytes);
         if end > self.tail().capacity_bytes {
             self.extend_active(end - u64::from(tally.end))?;
         }
@@ -993,7 +994,7 @@ impl Tail {
 
     /// Where the last of these entries would end.
     fn end_with(&self, entries: &[Entry<'_>]) -> u64 {
-        end_of(self.buffer.end(), entries)
+        end_of(self.buffer.end(), entries, self.identity.layout)
     }
 
     /// Whether these entries, and a footer behind them, do not go into the active segment any more.
@@ -1013,8 +1014,8 @@ impl Tail {
             body_bytes,
         };
         self.buffer.put(&self.identity, &header, entry.checksums(), &[entry.body]);
-        self.appended = self.appended.with(position, body_bytes, entry.checksums());
-        Pointer { segment: self.active.number, position: position as u32, len: body_bytes }
+        self.appended = self.appended.with(&self.identity, position, body_bytes, entry.checksums());
+        Pointer::new(self.active.number, position as u32, body_bytes, self.identity.layout)
     }
 
     /// Takes the open buffer to be written; its first frame is a witness if everything before it is durable.
@@ -1053,8 +1054,8 @@ impl Tail {
 }
 
 /// Where entries end that begin at a position.
-fn end_of(position: u64, entries: &[Entry<'_>]) -> u64 {
-    entries.iter().fold(position, |end, entry| frame_end(end, entry.body.len() as u32))
+fn end_of(position: u64, entries: &[Entry<'_>], layout: BodyLayout) -> u64 {
+    entries.iter().fold(position, |end, entry| frame_end(end, entry.body.len() as u32, layout))
 }
 
 /// Makes a spare the segment with this number: writes its header, then gives it its name.
@@ -1079,6 +1080,7 @@ pub(crate) fn create_segment(
         in_flight_bytes: options.in_flight_bytes as u32,
         record_limit_bytes: options.body_limit_bytes,
         is_sparse: false,
+        body_layout: options.body_layout,
     };
     let mut page = AlignedBuf::zeroed(PAGE_BYTES);
     header.encode(&mut page);

@@ -5,11 +5,12 @@
 //! it means.
 
 use crate::codec::{
-    FRAME_HEADER_BYTES_MIN, FrameFault, FrameHeader, Pointer, check_pieces, frame_body_position, frame_end,
-    stored_checksums,
+    FRAME_HEADER_BYTES_MIN, FrameFault, FrameHeader, Pointer, check_pieces, stored_checksums,
 };
 use crate::error::Result;
-use crate::segment_set::segment::{Expected, FrameSource, MappedPart, Segment, read_frame, read_header};
+use crate::segment_set::segment::{
+    Expected, FrameSource, MappedPart, SeenHeader, Segment, read_frame, read_header,
+};
 
 /// An entry without its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl EntryHead {
         if header.footer {
             return Err(segment.no_entry(position, "the segment's footer lies there".to_string()));
         }
-        let pointer = Pointer { segment: segment.number, position: position as u32, len: header.body_bytes };
+        let pointer = segment.pointer(position, header.body_bytes)?;
         Ok(EntryHead { pointer, kind: header.kind, ends_batch: !header.more })
     }
 }
@@ -103,14 +104,14 @@ pub(super) fn peek(
         return Ok((EntryHead::new(segment, position, &header)?, count));
     }
     let end = source.readable_end(segment, position + 1)?;
-    let (header, window) = read_header(source, segment, Expected { position, len: None, end })?;
+    let SeenHeader { header, body, window } =
+        read_header(source, segment, Expected { position, len: None, end })?;
     let count = start.len().min(header.body_bytes as usize);
-    let body_at = frame_body_position(position, header.body_bytes);
-    let from = (body_at - position) as usize;
+    let from = (body.start - position) as usize;
     match window.get(from..from + count) {
         Some(bytes) => start[..count].copy_from_slice(bytes),
         None => {
-            let bytes = source.window(segment, body_at..body_at + count as u64)?;
+            let bytes = source.window(segment, body.start..body.start + count as u64)?;
             start[..count].copy_from_slice(&bytes[..count]);
         }
     }
@@ -137,23 +138,23 @@ impl MappedPart<'_> {
 
     fn copy_frame(&self, position: u64, body: &mut Vec<u8>) -> Option<FrameHeader> {
         let (header, bytes) = self.header(position)?;
-        if frame_end(position, header.body_bytes) > self.end {
+        if self.identity.frame_end(position, header.body_bytes) > self.end {
             return None;
         }
         // What was in the buffer need not be zeroed: all of it is replaced.
         body.resize(header.body_bytes as usize, 0);
-        self.map.read(frame_body_position(position, header.body_bytes), body).ok()?;
+        self.map.read(self.identity.body_position(position, header.body_bytes), body).ok()?;
         check_pieces(stored_checksums(bytes.as_slice(), header.body_bytes), 0, body).ok()?;
         Some(header)
     }
 
     fn copy_start(&self, position: u64, start: &mut [u8]) -> Option<(FrameHeader, usize)> {
         let (header, _) = self.header(position)?;
-        if frame_end(position, header.body_bytes) > self.end {
+        if self.identity.frame_end(position, header.body_bytes) > self.end {
             return None;
         }
         let count = start.len().min(header.body_bytes as usize);
-        self.map.read(frame_body_position(position, header.body_bytes), &mut start[..count]).ok()?;
+        self.map.read(self.identity.body_position(position, header.body_bytes), &mut start[..count]).ok()?;
         Some((header, count))
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::codec::{FrameFault, FrameHeader, Pointer, frame_end};
+use crate::codec::{FrameFault, FrameHeader};
 use crate::error::{Error, Result};
 use crate::segment_set::Entry;
 use crate::segment_set::options::PAGE_BYTES;
@@ -121,9 +121,8 @@ impl Entries {
                 }
             };
             let FrameHeader { kind, more, body_bytes, .. } = frame.header;
-            let pointer =
-                Pointer { segment: segment.number, position: self.position as u32, len: body_bytes };
-            self.position = frame_end(self.position, body_bytes);
+            let pointer = segment.pointer(self.position, body_bytes)?;
+            self.position = pointer.end();
             return Ok(Some(Entry { pointer, kind, ends_batch: !more, body: frame.body.into() }));
         }
     }
@@ -194,7 +193,7 @@ fn next_header(source: &dyn FrameSource, segment: &Segment, range: Range<u64>) -
             match FrameHeader::decode(&run[at..], &identity, position) {
                 // Its own header verifies: only the body is damaged.
                 Ok(header) if position == range.start => {
-                    return Ok(frame_end(position, header.body_bytes).min(range.end));
+                    return Ok(identity.frame_end(position, header.body_bytes).min(range.end));
                 }
                 Ok(_) => return Ok(position),
                 Err(FrameFault::Short { .. } | FrameFault::Checksum { .. }) | Err(_) => {}

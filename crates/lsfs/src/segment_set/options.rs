@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::codec::FRAME_BODY_BYTES_MAX;
+use crate::codec::{BodyLayout, FRAME_BODY_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::write_path::space::{SpaceOptions, SpacePolicy};
 
@@ -41,6 +41,9 @@ pub struct SetOptions {
     pub kind: SetKind,
     /// Largest body of an entry in bytes, 4096 to 1 GiB; also limits what a footer carries. Fixed per segment.
     pub body_limit_bytes: u32,
+    /// Where bodies of 64 KiB and more lie. `Packed` saves their owner up to 4095 bytes for each; programs before format
+    /// version 2 refuse such segments. Fixed per segment.
+    pub body_layout: BodyLayout,
     /// Segments grow up to this size, from half a MiB in proportion to the live bytes; at most 2 GiB.
     pub segment_bytes: u64,
     /// A write takes at most so many bytes, but for a batch that is larger by itself: how far recovery looks ahead.
@@ -63,6 +66,7 @@ impl Default for SetOptions {
         SetOptions {
             kind: SetKind::default(),
             body_limit_bytes: 256 << 20,
+            body_layout: BodyLayout::default(),
             segment_bytes: 64 << 20,
             in_flight_bytes: 2 << 20,
             cache_bytes: 4 << 20,
@@ -76,15 +80,14 @@ impl Default for SetOptions {
 
 impl fmt::Debug for SetOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SetOptions { kind, body_limit_bytes, segment_bytes, in_flight_bytes, cache_bytes, space, .. } =
-            self;
         f.debug_struct("SetOptions")
-            .field("kind", kind)
-            .field("body_limit_bytes", body_limit_bytes)
-            .field("segment_bytes", segment_bytes)
-            .field("in_flight_bytes", in_flight_bytes)
-            .field("cache_bytes", cache_bytes)
-            .field("space", space)
+            .field("kind", &self.kind)
+            .field("body_limit_bytes", &self.body_limit_bytes)
+            .field("body_layout", &self.body_layout)
+            .field("segment_bytes", &self.segment_bytes)
+            .field("in_flight_bytes", &self.in_flight_bytes)
+            .field("cache_bytes", &self.cache_bytes)
+            .field("space", &self.space)
             .field("spares", &self.spares)
             .field("create", &self.create)
             .field("footer", &self.footer.is_some())

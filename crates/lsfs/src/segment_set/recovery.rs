@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::codec::{
     FRAME_HEADER_BYTES_MIN, FrameFault, FrameHeader, SegmentList, SegmentListFault, Tally, check_pieces,
-    frame_body_position, frame_end, stored_checksums,
+    stored_checksums,
 };
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -156,12 +156,12 @@ impl<'a> Scan<'a> {
             Ok(header) => header,
             Err(fault) => return Ok(Seen::Nothing { fault, frame_end: None }),
         };
-        let end = frame_end(position, header.body_bytes);
+        let end = identity.frame_end(position, header.body_bytes);
         if end > self.file_bytes {
             let fault = FrameFault::Short { needed: end - position, found: left };
             return Ok(Seen::Nothing { fault, frame_end: None });
         }
-        let body = self.bytes(frame_body_position(position, header.body_bytes)..end)?;
+        let body = self.bytes(identity.body_position(position, header.body_bytes)..end)?;
         match check_pieces(stored_checksums(&header_bytes, header.body_bytes), 0, &body) {
             Ok(()) => Ok(Seen::Frame(header, header_bytes)),
             Err(fault) => Ok(Seen::Nothing { fault, frame_end: Some(end) }),
@@ -202,7 +202,7 @@ impl<'a> Scan<'a> {
                 Seen::Frame(header, header_bytes) => {
                     let checksums = stored_checksums(&header_bytes, header.body_bytes);
                     let checksums = checksums.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
-                    open_batch = open_batch.with(position, header.body_bytes, checksums);
+                    open_batch = open_batch.with(&open.identity, position, header.body_bytes, checksums);
                     if !header.more || mutant::is(Mutant::HalfBatchAccepted) {
                         tally = open_batch;
                     }

@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::codec::{
-    FRAME_PIECE_BYTES, FileHeader, FileHeaderFault, FileKind, FrameFault, FrameHeader, FrameIdentity,
-    ListedSegment, Pointer, Tally, check_pieces, frame_body_position, frame_end, frame_header_bytes,
-    stored_checksums,
+    BodyLayout, FRAME_PIECE_BYTES, FileHeader, FileHeaderFault, FileKind, FrameFault, FrameHeader,
+    FrameIdentity, ListedSegment, Pointer, Tally, check_pieces, frame_header_bytes, stored_checksums,
 };
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -72,7 +71,7 @@ struct Mapped {
 
 impl OpenSegment {
     pub(crate) fn new(file: Arc<dyn File>, header: FileHeader) -> Self {
-        let identity = FrameIdentity::new(header.segment_id, header.record_limit_bytes);
+        let identity = FrameIdentity::of(&header);
         OpenSegment { file, header, identity }
     }
 }
@@ -251,6 +250,16 @@ impl Segment {
             Some(mapped) => Ok(mapped.identity),
             None => Ok(self.open()?.identity),
         }
+    }
+
+    /// Names its frame at a position.
+    pub(crate) fn pointer(&self, position: u64, body_bytes: u32) -> Result<Pointer> {
+        // Of most it need not be asked.
+        let layout = match (body_bytes as usize) < FRAME_PIECE_BYTES {
+            true => BodyLayout::Aligned,
+            false => self.identity()?.layout,
+        };
+        Ok(Pointer::new(self.number, position as u32, body_bytes, layout))
     }
 
     /// Opens or maps it, so that it stays readable whatever becomes of its name.
@@ -438,24 +447,34 @@ impl Expected {
 /// Without a length: so much is read at first.
 pub(super) const FIRST_LOOK_BYTES: u64 = 4096;
 
-/// Reads and checks a frame's header; what was read, from the frame's position on, may hold its body as well.
+/// The header of a frame, which verified.
+#[derive(Debug)]
+pub(crate) struct SeenHeader {
+    pub(crate) header: FrameHeader,
+    /// Positions of its body.
+    pub(crate) body: Range<u64>,
+    /// What was read, from the frame's position on; it may hold the body as well.
+    pub(crate) window: Window,
+}
+
+/// Reads and checks a frame's header.
 pub(crate) fn read_header(
     source: &dyn FrameSource,
     segment: &Segment,
     expected: Expected,
-) -> Result<(FrameHeader, Window)> {
+) -> Result<SeenHeader> {
     let Expected { position, len, end } = expected;
     let outside = || segment.outside(position, end);
     if position < PAGE_BYTES as u64 || position >= end {
         return Err(outside());
     }
+    let identity = segment.identity()?;
     let wanted = match len {
-        Some(len) if frame_end(position, len) > end => return Err(outside()),
-        Some(len) if (len as usize) < FRAME_PIECE_BYTES => frame_end(position, len),
+        Some(len) if identity.frame_end(position, len) > end => return Err(outside()),
+        Some(len) if (len as usize) < FRAME_PIECE_BYTES => identity.frame_end(position, len),
         Some(len) => position + frame_header_bytes(len) as u64,
         None => position + FIRST_LOOK_BYTES,
     };
-    let identity = segment.identity()?;
     let mut window = source.window(segment, position..wanted.min(end))?;
     let decoded = match FrameHeader::decode(&window, &identity, position) {
         Err(FrameFault::Short { needed, .. }) if position + needed <= end => {
@@ -465,7 +484,7 @@ pub(crate) fn read_header(
         other => other,
     };
     let header = decoded.map_err(|fault| segment.failure(position, &fault))?;
-    if frame_end(position, header.body_bytes) > end {
+    if identity.frame_end(position, header.body_bytes) > end {
         return Err(outside());
     }
     if let Some(len) = len
@@ -474,19 +493,19 @@ pub(crate) fn read_header(
         let reason = format!("the pointer says {len} bytes, the entry has {}", header.body_bytes);
         return Err(segment.no_entry(position, reason));
     }
-    Ok((header, window))
+    let body =
+        identity.body_position(position, header.body_bytes)..identity.frame_end(position, header.body_bytes);
+    Ok(SeenHeader { header, body, window })
 }
 
 /// Reads and checks a whole frame.
 pub(crate) fn read_frame(source: &dyn FrameSource, segment: &Segment, expected: Expected) -> Result<Frame> {
     let position = expected.position;
-    let (header, window) = read_header(source, segment, expected)?;
-    let body_at = frame_body_position(position, header.body_bytes);
-    let body_end = frame_end(position, header.body_bytes);
-    let in_window = (body_at - position) as usize..(body_end - position) as usize;
+    let SeenHeader { header, body, window } = read_header(source, segment, expected)?;
+    let in_window = (body.start - position) as usize..(body.end - position) as usize;
     let body = match in_window.end <= window.len() {
         true => window.part(in_window),
-        false => source.window(segment, body_at..body_end)?,
+        false => source.window(segment, body)?,
     };
     let stored = stored_checksums(&window, header.body_bytes);
     check_pieces(stored, 0, &body).map_err(|fault| segment.failure(position, &fault))?;
@@ -501,7 +520,7 @@ pub(crate) fn read_part(
     part: Range<u32>,
 ) -> Result<Window> {
     let position = expected.position;
-    let (header, window) = read_header(source, segment, expected)?;
+    let SeenHeader { header, body, window } = read_header(source, segment, expected)?;
     if part.start > part.end || part.end > header.body_bytes {
         let reason = format!("bytes {} to {} of {} were asked for", part.start, part.end, header.body_bytes);
         return Err(segment.no_entry(position, reason));
@@ -510,8 +529,7 @@ pub(crate) fn read_part(
     let first = (part.start / piece_bytes) as usize;
     let from = part.start / piece_bytes * piece_bytes;
     let to = part.end.div_ceil(piece_bytes).saturating_mul(piece_bytes).min(header.body_bytes).max(from);
-    let body_at = frame_body_position(position, header.body_bytes);
-    let range = body_at + u64::from(from)..body_at + u64::from(to);
+    let range = body.start + u64::from(from)..body.start + u64::from(to);
     let in_window = (range.start - position) as usize..(range.end - position) as usize;
     let pieces = match in_window.end <= window.len() {
         true => window.part(in_window),

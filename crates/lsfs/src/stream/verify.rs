@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::codec::{Checksum, FORMAT_VERSION, SegmentStatistics, StreamId, lost_range_of};
+use crate::codec::{Checksum, SegmentStatistics, StreamId, lost_range_of};
 use crate::directory;
 use crate::env::Env;
 use crate::error::{Corruption, Error, Result};
@@ -129,7 +129,7 @@ pub fn inspect(env: &Env, dir: &Path) -> Result<StreamInfo> {
     let segments = sealed.chain([describe(&layout.active, false)]).collect::<Result<_>>()?;
     Ok(StreamInfo {
         stream_id: manifest.stream_id,
-        format_version: FORMAT_VERSION,
+        format_version: header.version(),
         block_bytes: header.block_bytes,
         checksum: header.checksum,
         first_index: manifest.first_index,

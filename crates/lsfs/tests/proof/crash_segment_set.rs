@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lsfs::codec::Pointer;
+use lsfs::codec::{BodyLayout, Pointer};
 use lsfs::io::{CrashStyle, SimDisk};
 use lsfs::{Durability, Error, SegmentSet, SegmentSetReader, SetKind, SetOptions, SpacePolicy};
 
@@ -20,6 +20,7 @@ fn options(seed: u64) -> SetOptions {
         cache_bytes: 16 << 10,
         space: [SpacePolicy::Adaptive, SpacePolicy::Allocate][choices.below(2) as usize],
         footer: (choices.below(2) == 0).then(|| Arc::new(|number: u32| vec![number as u8; 300]) as _),
+        body_layout: [BodyLayout::Aligned, BodyLayout::Packed][choices.below(2) as usize],
         ..SetOptions::default()
     }
 }
@@ -170,8 +171,11 @@ impl Run<'_> {
                 self.call("close".to_string(), all_durable(after), |set| set.close())?;
                 let start = self.disk.trace_len();
                 let env = sim_env(self.disk, self.choices.next());
-                self.set = SegmentSet::open_in(env, DIR, options(self.seed))
-                    .map_err(|error| format!("reopen: {error}"))?;
+                // Segments from here on may be of the other layout.
+                let body_layout = options(self.choices.next()).body_layout;
+                let options = SetOptions { body_layout, ..options(self.seed) };
+                self.set =
+                    SegmentSet::open_in(env, DIR, options).map_err(|error| format!("reopen: {error}"))?;
                 if !self.set.live_bytes_are_exact() {
                     return Err("live bytes are not exact after a close".to_string());
                 }
@@ -251,7 +255,7 @@ impl Workload for SegmentSetWorkload {
         if thorough {
             for item in &items {
                 let read = set.read(item.pointer).map_err(|error| format!("read: {error}"))?;
-                let Pointer { segment, position, len } = item.pointer;
+                let Pointer { segment, position, len, .. } = item.pointer;
                 let placed = set.read_at(segment, position).map_err(|error| format!("read_at: {error}"))?;
                 let half = set.read_range(item.pointer, len / 2..len).map_err(|error| error.to_string())?;
                 if read.body != item.body || placed.body != item.body || half != item.body[len as usize / 2..]

@@ -13,7 +13,7 @@ use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lsfs::codec::{Checksum, Compression, Pointer};
+use lsfs::codec::{BodyLayout, Checksum, Compression, FileHeader, Pointer};
 use lsfs::io::{SimDisk, SimRuntime, Trace};
 use lsfs::repair::{RepairMode, plan};
 use lsfs::{
@@ -25,9 +25,6 @@ use lsfs::{
 use crate::support::sim_env;
 
 pub(crate) const DIR: &str = "/golden";
-
-/// The folder of the version that is written now.
-const VERSION: &str = "v1";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -304,6 +301,13 @@ fn every_golden_directory_opens_on_a_real_disk() {
 
 // ---- the generator ----
 
+/// The folder of a directory's format version: that of the newest file in it.
+fn version_of(disk: &SimDisk) -> String {
+    let in_dir = disk.paths().into_iter().filter(|path| path.parent() == Some(Path::new(DIR)));
+    let headers = in_dir.filter_map(|path| FileHeader::decode(&disk.contents(&path).unwrap()).ok());
+    format!("v{}", headers.map(|header| header.version()).max().unwrap_or(1))
+}
+
 /// How a directory came to be: a name, what it holds, and what was done.
 type Recipe = (&'static str, Kind, fn(&Maker));
 
@@ -331,7 +335,11 @@ impl Maker {
     }
 
     fn set(&self) -> SegmentSet {
-        let options = SetOptions { segment_bytes: 32 << 10, ..SetOptions::default() };
+        self.set_with(BodyLayout::Aligned)
+    }
+
+    fn set_with(&self, body_layout: BodyLayout) -> SegmentSet {
+        let options = SetOptions { body_layout, segment_bytes: 32 << 10, ..SetOptions::default() };
         SegmentSet::open_in(self.env(), DIR, options).unwrap()
     }
 
@@ -559,6 +567,20 @@ fn recipes() -> Vec<Recipe> {
             set.reclaim(&[1]).unwrap();
             set.close().unwrap();
         }),
+        ("set-packed", Kind::Set, |maker| {
+            // The first segment is of the other layout.
+            let set = maker.set();
+            append_entries(&set, [70_000, 5]);
+            set.close().unwrap();
+            drop(set);
+            let set = maker.set_with(BodyLayout::Packed);
+            append_entries(&set, [66_000, 20]);
+            set.seal().unwrap();
+            append_entries(&set, [65_535, 65_536, 0, 140_000, 33]);
+            set.seal().unwrap();
+            append_entries(&set, [12, 65_600]);
+            drop(maker.disk.restart());
+        }),
         ("mapped-closed", Kind::Mapped, |maker| {
             let log = maker.mapped();
             append_frames(&log, 24);
@@ -653,11 +675,11 @@ pub(crate) fn make_recorded(name: &str) -> (SimDisk, Trace) {
 #[ignore = "writes the golden directories that are missing: once for a new recipe, or for a new format version"]
 fn write_what_is_missing() {
     for (name, kind, recipe) in recipes() {
-        let dir = root().join(VERSION).join(name);
+        let disk = make(recipe);
+        let dir = root().join(version_of(&disk)).join(name);
         if dir.exists() {
             continue;
         }
-        let disk = make(recipe);
         let listing = kind.look(&sim_env(&disk, 50), Path::new(DIR)).unwrap();
         fs::create_dir_all(&dir).unwrap();
         for path in disk.paths() {
@@ -674,8 +696,9 @@ fn write_what_is_missing() {
 #[test]
 fn every_recipe_has_its_directory() {
     let there: Vec<String> = Golden::all().into_iter().map(|golden| golden.name).collect();
-    for (name, _, _) in recipes() {
-        assert!(there.contains(&format!("{VERSION}/{name}")), "{name}: run write_what_is_missing");
+    for (name, _, recipe) in recipes() {
+        let version = version_of(&make(recipe));
+        assert!(there.contains(&format!("{version}/{name}")), "{name}: run write_what_is_missing");
     }
 }
 

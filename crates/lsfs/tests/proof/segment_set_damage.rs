@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lsfs::codec::Pointer;
+use lsfs::codec::{BodyLayout, Pointer};
 use lsfs::io::SimDisk;
 use lsfs::{Durability, Error, SegmentSet, SegmentSetReader, SetOptions};
 
@@ -86,6 +86,46 @@ fn check_exactly(disk: &SimDisk, entries: &[(Pointer, Vec<u8>)], byte: u64) {
             }
         }
         assert_eq!((seen, skipped), (entries.len() - 1, 1), "byte {byte}");
+    }
+}
+
+#[test]
+fn no_flipped_bit_of_a_packed_large_body_goes_unseen() {
+    let disk = SimDisk::new(1);
+    let options = SetOptions { body_layout: BodyLayout::Packed, ..SetOptions::default() };
+    let set = SegmentSet::open_in(sim_env(&disk, 1), DIR, options).unwrap();
+    let entries: Vec<(Pointer, Vec<u8>)> = [66_000, 3, 131_080]
+        .into_iter()
+        .map(|len| {
+            let body: Vec<u8> = (0..len).map(|at| (len + at / 3) as u8).collect();
+            (set.append(0, &body, Durability::Sync).unwrap(), body)
+        })
+        .collect();
+    set.close().unwrap();
+    let path = Path::new(DIR).join("data-00001.seg");
+    let end = entries.last().unwrap().0.end();
+    for bit in (4096 * 8..end * 8).step_by(2503) {
+        disk.flip_bit(&path, bit).unwrap();
+        let reader = SegmentSetReader::open_in(sim_env(&disk, 9), DIR).unwrap();
+        for (pointer, body) in &entries {
+            match reader.read(*pointer) {
+                Ok(entry) => {
+                    assert!(entry.body == body[..] && !is_hit(pointer, bit / 8), "bit {bit}, {pointer:?}")
+                }
+                Err(error) => {
+                    assert!(error.is_corruption() && is_hit(pointer, bit / 8), "bit {bit}: {error}")
+                }
+            }
+            // Of a part the damage may lie elsewhere.
+            let half = pointer.len / 2..pointer.len;
+            match reader.read_range(*pointer, half.clone()) {
+                Ok(part) => assert!(part == body[half.start as usize..], "bit {bit}, {pointer:?}"),
+                Err(error) => {
+                    assert!(error.is_corruption() && is_hit(pointer, bit / 8), "bit {bit}: {error}")
+                }
+            }
+        }
+        disk.flip_bit(&path, bit).unwrap();
     }
 }
 
