@@ -7,7 +7,7 @@ use lsfs::{Entry, EntryHead, SegmentSet};
 use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
-use crate::index::{Candidates, Index};
+use crate::index::Index;
 use crate::record::{Command, Record, begins_with_key, is_remove, key_start_bytes};
 use crate::segments::{Location, SegmentSlots};
 use crate::settle::Tail;
@@ -118,13 +118,15 @@ impl Table {
     }
 
     /// Where the log has these addresses.
-    fn locate(&self, candidates: &Candidates) -> Result<Places> {
-        let locate = |&address: &u64| {
+    #[inline]
+    fn locate(&self, candidates: impl IntoIterator<Item = u64>) -> Result<Places> {
+        let mut places = Places::new();
+        for address in candidates {
             let unknown = || self.index.damaged(format!("address {address:#x} is in no segment"));
             let location = self.slots.locate(address).ok_or_else(unknown)?;
-            Ok(Place { location, is_in_tail: false })
-        };
-        candidates.iter().map(locate).collect()
+            places.push(Place { location, is_in_tail: false });
+        }
+        Ok(places)
     }
 
     /// Adds or changes the address under a hash. `log` answers the keys that a split of a page needs.
@@ -211,7 +213,7 @@ impl SharedTable {
             if table.tail.is_empty()
                 && let Some(candidates) = table.index.candidates(hash)
             {
-                return table.locate(&candidates);
+                return table.locate(candidates);
             }
             let newer = table.tail.locations(hash, &table.slots).take(tail_max);
             places.extend(newer.map(|location| Place { location, is_in_tail: true }));
@@ -228,12 +230,12 @@ impl SharedTable {
         {
             let table = self.read();
             if let Some(candidates) = table.index.candidates(hash) {
-                return table.locate(&candidates);
+                return table.locate(candidates);
             }
         }
         let mut table = self.write();
         let candidates = table.index.load_candidates(hash)?;
-        table.locate(&candidates)
+        table.locate(candidates)
     }
 
     /// Looks at the places where a key with this hash may be, until `look` finds it to be one of them.

@@ -14,7 +14,7 @@ use lsfs::io::Step;
 use lsfs::{Durability, Entry, FinalData, SetSegmentInfo};
 
 use crate::error::{Error, Result};
-use crate::index::{Candidates, PAGE_BYTES};
+use crate::index::PAGE_BYTES;
 use crate::lookup::{Hit, record_of};
 use crate::record::{Command, Record, encode_moved};
 use crate::reserve;
@@ -436,18 +436,16 @@ impl Inner {
     /// The frame's address, if the index points to it.
     fn live_address(&self, entry: &Entry, hash: u64) -> Result<Option<u64>> {
         let Pointer { segment, position, .. } = entry.pointer;
-        let is_there =
-            |address: u64, candidates: Candidates| candidates.contains(&address).then_some(address);
         {
             let table = self.table.read();
             let Some(address) = table.slots.known_address(segment, position) else { return Ok(None) };
-            if let Some(candidates) = table.index.candidates(hash) {
-                return Ok(is_there(address, candidates));
+            if let Some(mut candidates) = table.index.candidates(hash) {
+                return Ok(candidates.find(|&candidate| candidate == address));
             }
         }
         let mut table = self.table.write();
         let Some(address) = table.slots.known_address(segment, position) else { return Ok(None) };
-        Ok(is_there(address, table.index.load_candidates(hash)?))
+        Ok(table.index.load_candidates(hash)?.contains(&address).then_some(address))
     }
 
     fn move_one(

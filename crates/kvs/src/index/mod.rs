@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use lsfs::Env;
 use lsfs::io::OpenMode;
+use smallvec::SmallVec;
 
 use self::directory::Directory;
 pub(crate) use self::file::is_index_file;
@@ -76,6 +77,8 @@ struct PageEntry {
     /// Used since the hand came by.
     used: AtomicBool,
     depth: u8,
+    /// Slots of the page, if it is in memory: here a look-up finds it without another line of memory.
+    len: u16,
     prefix: u32,
 }
 
@@ -83,6 +86,7 @@ impl PageEntry {
     fn new_dirty(page: Page) -> PageEntry {
         PageEntry {
             depth: page.depth(),
+            len: page.len() as u16,
             prefix: page.prefix(),
             resident: Some(Arc::new(page)),
             place: None,
@@ -174,6 +178,7 @@ impl Index {
                 is_as_opened: true,
                 used: AtomicBool::new(false),
                 depth: extent.depth,
+                len: 0,
                 prefix: extent.prefix,
             })
             .collect();
@@ -205,19 +210,21 @@ impl Index {
     }
 
     /// The addresses that may hold the key; `None` if the page is not in memory ([`Index::load`]).
-    pub(crate) fn candidates(&self, hash: u64) -> Option<Candidates> {
+    #[inline]
+    pub(crate) fn candidates(&self, hash: u64) -> Option<Candidates<'_>> {
         let entry = &self.pages[self.directory.find(hash) as usize];
         let page = entry.resident.as_ref()?;
         // A store only if it changes something: readers on other processors have the line too.
         if !entry.used.load(Ordering::Relaxed) {
             entry.used.store(true, Ordering::Relaxed);
         }
-        Some(page.candidates(hash))
+        Some(page.candidates(hash, entry.depth, entry.len))
     }
 
     /// The addresses that may hold the key; reads the page if necessary.
-    pub(crate) fn load_candidates(&mut self, hash: u64) -> Result<Candidates> {
-        Ok(self.load(self.directory.find(hash))?.candidates(hash))
+    pub(crate) fn load_candidates(&mut self, hash: u64) -> Result<SmallVec<[u64; 4]>> {
+        self.load(self.directory.find(hash))?;
+        Ok(self.candidates(hash).expect("just read").collect())
     }
 
     /// Whether an insert under this hash needs nothing: its page is in memory and has room.
@@ -234,7 +241,7 @@ impl Index {
         rehash: &mut dyn FnMut(u64) -> Result<u64>,
     ) -> Result<()> {
         self.prepare(hash, rehash)?;
-        self.change(self.directory.find(hash)).insert(hash, address);
+        self.change(self.directory.find(hash), |page| page.insert(hash, address));
         Ok(())
     }
 
@@ -253,7 +260,7 @@ impl Index {
     pub(crate) fn replace(&mut self, hash: u64, old: u64, new: u64) -> Result<bool> {
         let number = self.directory.find(hash);
         let Some(at) = self.load(number)?.position(hash, old) else { return Ok(false) };
-        self.change(number).replace_at(at, hash, new);
+        self.change(number, |page| page.replace_at(at, hash, new));
         Ok(true)
     }
 
@@ -261,7 +268,7 @@ impl Index {
     pub(crate) fn remove(&mut self, hash: u64, address: u64) -> Result<bool> {
         let number = self.directory.find(hash);
         let Some(at) = self.load(number)?.position(hash, address) else { return Ok(false) };
-        self.change(number).remove_at(at);
+        self.change(number, |page| page.remove_at(at));
         Ok(true)
     }
 
@@ -320,7 +327,9 @@ impl Index {
             let place = entry.place.expect("a page that is not in memory is in the file");
             let page = self.read(number, place)?;
             self.make_room(number)?;
-            self.pages[number as usize].resident = Some(Arc::new(page));
+            let entry = &mut self.pages[number as usize];
+            entry.len = page.len() as u16;
+            entry.resident = Some(Arc::new(page));
             self.cache.resident += 1;
         }
         let entry = &self.pages[number as usize];
@@ -328,15 +337,17 @@ impl Index {
         Ok(entry.resident.as_ref().expect("just read"))
     }
 
-    /// The page, to be changed; a checkpoint that holds it keeps it as it was.
-    fn change(&mut self, number: u32) -> &mut Page {
+    /// Changes a page; a checkpoint that holds it keeps it as it was.
+    fn change(&mut self, number: u32, change: impl FnOnce(&mut Page)) {
         let entry = &mut self.pages[number as usize];
         if let Some(place) = entry.place.take() {
             entry.is_as_opened = false;
             self.places.leave(place);
             self.cache.dirty += 1;
         }
-        Arc::make_mut(entry.resident.as_mut().expect("the caller has loaded it"))
+        let page = Arc::make_mut(entry.resident.as_mut().expect("the caller has loaded it"));
+        change(page);
+        entry.len = page.len() as u16;
     }
 
     fn split(&mut self, number: u32, rehash: &mut dyn FnMut(u64) -> Result<u64>) -> Result<()> {
@@ -354,7 +365,7 @@ impl Index {
         drop(page);
         self.make_room(number)?;
         let second = u32::try_from(self.pages.len()).expect("an index has at most 2^32 pages");
-        *self.change(number) = low;
+        self.change(number, |page| *page = low);
         self.pages[number as usize].depth = depth + 1;
         self.pages.push(PageEntry::new_dirty(high));
         self.cache.resident += 1;

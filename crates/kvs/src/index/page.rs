@@ -4,8 +4,9 @@
 //! A tag says the bits behind those: `known` of them, at least [`KNOWN_BITS_MIN`], from the top, then a marker bit, then
 //! zeros; so no tag, and no slot, is zero.
 
+use std::slice;
+
 use lsfs::codec::crc32c;
-use smallvec::SmallVec;
 
 /// Bytes of a page, in memory and in the file.
 pub(crate) const PAGE_BYTES: usize = 4096;
@@ -28,7 +29,21 @@ const COMMON_MASK: u16 = !(u16::MAX >> KNOWN_BITS_MIN);
 const MAGIC: u32 = u32::from_le_bytes(*b"KVSP");
 
 /// The addresses whose tags fit a hash.
-pub(crate) type Candidates = SmallVec<[u64; 4]>;
+#[derive(Clone, Debug)]
+pub(crate) struct Candidates<'a> {
+    slots: slice::Iter<'a, u64>,
+    wanted: u16,
+}
+
+impl Iterator for Candidates<'_> {
+    type Item = u64;
+
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        let mut near = self.slots.by_ref().take_while(|&&slot| is_near(slot, self.wanted));
+        near.find(|&&slot| fits(tag_of(slot), self.wanted)).map(|&slot| address_of(slot))
+    }
+}
 
 /// The slots whose keys have hashes with one prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,35 +106,23 @@ impl Page {
         &self.slots[..usize::from(self.count)]
     }
 
-    /// The addresses that may belong to a key with this hash.
-    pub(crate) fn candidates(&self, hash: u64) -> Candidates {
-        self.fitting(hash).map(|(_, slot)| address_of(slot)).collect()
-    }
-
-    fn fitting(&self, hash: u64) -> impl Iterator<Item = (usize, u64)> {
-        let wanted = bits_behind(hash, self.depth);
-        let common = wanted & COMMON_MASK;
-        let slots = self.slots();
-        // Hashes are spread evenly, so the tag says where to look: that touches one or two lines of memory where a
-        // binary search touches six.
-        let mut first = (usize::from(common) * slots.len()) >> u16::BITS;
-        while first > 0 && tag_of(slots[first - 1]) >= common {
-            first -= 1;
-        }
-        while first < slots.len() && tag_of(slots[first]) < common {
-            first += 1;
-        }
-        slots[first..]
-            .iter()
-            .enumerate()
-            .map(move |(n, &slot)| (first + n, slot))
-            .take_while(move |&(_, slot)| tag_of(slot) & COMMON_MASK == common)
-            .filter(move |&(_, slot)| fits(tag_of(slot), wanted))
+    /// The addresses that may belong to a key with this hash; `depth` and `len` are the page's.
+    ///
+    /// Nothing but slots is touched: what the page says of itself lies in another line of memory, for which a look-up
+    /// would wait.
+    #[inline]
+    pub(crate) fn candidates(&self, hash: u64, depth: u8, len: u16) -> Candidates<'_> {
+        let (slots, wanted) = (&self.slots[..usize::from(len)], bits_behind(hash, depth));
+        Candidates { slots: slots[first_fitting(slots, wanted)..].iter(), wanted }
     }
 
     /// Where the slot is that has this address and a tag that fits.
     pub(crate) fn position(&self, hash: u64, address: u64) -> Option<usize> {
-        self.fitting(hash).find(|&(_, slot)| address_of(slot) == address).map(|(at, _)| at)
+        let wanted = bits_behind(hash, self.depth);
+        let first = first_fitting(self.slots(), wanted);
+        let is_it = |&slot: &u64| fits(tag_of(slot), wanted) && address_of(slot) == address;
+        let mut among = self.slots()[first..].iter().take_while(|&&slot| is_near(slot, wanted));
+        among.position(is_it).map(|at| first + at)
     }
 
     /// Adds a slot.
@@ -297,6 +300,27 @@ fn known_bits(tag: u16) -> u32 {
     15u32.saturating_sub(tag.trailing_zeros())
 }
 
+/// The first of the slots whose tags begin with the common bits of those wanted, or where it would be.
+#[inline]
+fn first_fitting(slots: &[u64], wanted: u16) -> usize {
+    let common = wanted & COMMON_MASK;
+    // Hashes are spread evenly, so the tag says where to look: that touches one or two lines of memory where a
+    // binary search touches six.
+    let mut first = (usize::from(common) * slots.len()) >> u16::BITS;
+    while first > 0 && tag_of(slots[first - 1]) >= common {
+        first -= 1;
+    }
+    while first < slots.len() && tag_of(slots[first]) < common {
+        first += 1;
+    }
+    first
+}
+
+/// Whether a slot's tag begins with the common bits of those wanted.
+fn is_near(slot: u64, wanted: u16) -> bool {
+    (tag_of(slot) ^ wanted) & COMMON_MASK == 0
+}
+
 /// Whether the bits that the tag knows are those wanted.
 fn fits(tag: u16, wanted: u16) -> bool {
     let marker = tag & tag.wrapping_neg();
@@ -313,6 +337,10 @@ mod tests {
         n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(23).wrapping_mul(0xBF58_476D_1CE4_E5B9)
     }
 
+    fn candidates(page: &Page, n: u64) -> Candidates<'_> {
+        page.candidates(hash(n), page.depth, page.count)
+    }
+
     fn rehash(address: u64) -> Result<u64, Infallible> {
         Ok(hash(address))
     }
@@ -323,7 +351,7 @@ mod tests {
         (0..PAGE_SLOTS as u64).for_each(|n| page.insert(hash(n), n));
         assert!(page.is_full());
         for n in 0..PAGE_SLOTS as u64 {
-            assert!(page.candidates(hash(n)).contains(&n));
+            assert!(candidates(&page, n).any(|found| found == n));
             assert!(page.position(hash(n), n).is_some() && page.position(hash(n), n + 1000).is_none());
         }
         for n in (0..PAGE_SLOTS as u64).step_by(2) {
@@ -407,7 +435,7 @@ mod tests {
     fn few_slots_fit_a_hash_that_is_not_there() {
         let mut page = Page::empty(0, 0);
         (0..PAGE_SLOTS as u64).for_each(|n| page.insert(hash(n), n));
-        let fitting: usize = (1_000..101_000).map(|n| page.candidates(hash(n)).len()).sum();
+        let fitting: usize = (1_000..101_000).map(|n| candidates(&page, n).count()).sum();
         // 508 slots, 15 bits each: 1.6 % of the look-ups.
         assert!((1_000..2_500).contains(&fitting), "{fitting}");
     }

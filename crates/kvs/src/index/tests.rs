@@ -93,7 +93,7 @@ impl Checked {
             let candidates = self.index.load_candidates(hash).unwrap();
             let of_key: Vec<_> = candidates.iter().filter(|&&at| key_at(at) == key).collect();
             assert_eq!(of_key, [&address], "key {key}");
-            assert_eq!(self.index.candidates(hash), Some(candidates));
+            assert!(self.index.candidates(hash).unwrap().eq(candidates));
         }
         let stats = self.index.stats();
         let resident = self.index.pages.iter().filter(|entry| entry.resident.is_some()).count();

@@ -33,6 +33,9 @@ impl EntryHead {
     }
 }
 
+/// So much of an entry is asked for at once: a small one comes from the memory in the time of its first line.
+const FETCHED_BYTES: u64 = 256;
+
 /// Makes `body` the body of the entry at a place, verified.
 pub(super) fn read_into(
     source: &dyn FrameSource,
@@ -41,7 +44,23 @@ pub(super) fn read_into(
     body: &mut Vec<u8>,
 ) -> Result<EntryHead> {
     let position = u64::from(position);
-    if let Some(header) = segment.mapped_part(position).and_then(|part| part.copy_frame(position, body)) {
+    let part = segment.mapped_part(position);
+    if let Some(part) = &part {
+        // What follows the header is on its way while that is looked at.
+        part.map.prefetch(position, FETCHED_BYTES);
+    }
+    read_from(part, source, segment, position, body)
+}
+
+/// As [`read_into`], from the mapping if that shows the entry.
+fn read_from(
+    part: Option<MappedPart<'_>>,
+    source: &dyn FrameSource,
+    segment: &Segment,
+    position: u64,
+    body: &mut Vec<u8>,
+) -> Result<EntryHead> {
+    if let Some(header) = part.and_then(|part| part.copy_frame(position, body)) {
         return EntryHead::new(segment, position, &header);
     }
     let end = source.readable_end(segment, position + 1)?;
@@ -73,7 +92,8 @@ pub(super) fn lend_each(
     (0..PREFETCH_ENTRIES).for_each(ask_for);
     for (n, pointer) in pointers.iter().enumerate() {
         ask_for(n + PREFETCH_ENTRIES);
-        let head = read_into(source, segment, pointer.position, &mut body);
+        let position = u64::from(pointer.position);
+        let head = read_from(segment.mapped_part(position), source, segment, position, &mut body);
         match head.and_then(|head| same_length(segment, pointer, head)) {
             Ok(head) => each(n, Ok((head, &body))),
             Err(error) => each(n, Err(error)),
