@@ -36,8 +36,8 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     let remove = encode_remove(b"key");
     let record = Record::decode(remove.kind, &remove.body).unwrap();
     BTreeMap::from([
-        ("set", encode_set(b"key", b"value", lsfs::codec::Compression::None).body),
-        ("moved_remove", encode_moved(remove.kind, &remove.body, &record, 3).body),
+        ("set", encode_set(b"key", b"value", lsfs::codec::Compression::None).body.to_vec()),
+        ("moved_remove", encode_moved(remove.kind, &remove.body, &record, 3).body.to_vec()),
         ("index_header", header_image()),
         ("index_page", page_image()),
         ("index_directory", directory_image()),

@@ -44,6 +44,7 @@ mod options;
 mod order;
 mod range;
 mod reader;
+mod recent;
 mod record;
 mod reserve;
 mod root;

@@ -129,8 +129,22 @@ impl Table {
         Ok(places)
     }
 
+    /// Makes the index point to a frame, instead of another or of none.
+    pub(crate) fn point_at(
+        &mut self,
+        log: &SegmentSet,
+        hash: u64,
+        old: Option<&Hit>,
+        pointer: Pointer,
+    ) -> Result<()> {
+        match self.slots.address(pointer.segment, pointer.position) {
+            Some(address) => self.point(log, hash, old.map(|hit| hit.address), address),
+            None => Err(self.index.damaged(format!("{pointer:?} has no address"))),
+        }
+    }
+
     /// Adds or changes the address under a hash. `log` answers the keys that a split of a page needs.
-    pub(crate) fn point(&mut self, log: &SegmentSet, hash: u64, old: Option<u64>, new: u64) -> Result<()> {
+    fn point(&mut self, log: &SegmentSet, hash: u64, old: Option<u64>, new: u64) -> Result<()> {
         match old {
             Some(old) if self.index.replace(hash, old, new)? => Ok(()),
             Some(old) => Err(self.index.damaged(format!("address {old:#x} was there and is not any more"))),
@@ -197,11 +211,7 @@ impl SharedTable {
         old: Option<&Hit>,
         pointer: Pointer,
     ) -> Result<()> {
-        let mut table = self.write();
-        match table.slots.address(pointer.segment, pointer.position) {
-            Some(address) => table.point(log, hash, old.map(|hit| hit.address), address),
-            None => Err(table.index.damaged(format!("{pointer:?} has no address"))),
-        }
+        self.write().point_at(log, hash, old, pointer)
     }
 
     /// The places where a key with this hash may be. Only so many of the tail, if there are some: there may be very many,
@@ -291,6 +301,32 @@ impl SharedTable {
         damaged: Damaged,
     ) -> Result<Option<Hit>> {
         look_at(self.places_in_index(hash)?, damaged, hit_at(log, key))
+    }
+
+    /// As [`SharedTable::find_in_index`] for several keys, given with their hashes. The memory of all of them is asked for
+    /// before the first is waited for. The caller holds the writer's lock, so the index stays as it is.
+    pub(crate) fn find_each_in_index(
+        &self,
+        log: &SegmentSet,
+        keys: &[(u64, &[u8])],
+        damaged: Damaged,
+    ) -> Result<Vec<Option<Hit>>> {
+        let mut known = Vec::with_capacity(keys.len());
+        {
+            let table = self.read();
+            keys.iter().for_each(|&(hash, _)| table.index.prefetch(hash));
+            for &(hash, _) in keys {
+                known.push(table.index.candidates(hash).map(|found| table.locate(found)).transpose()?);
+            }
+        }
+        let mut places = Vec::with_capacity(keys.len());
+        for (known, &(hash, _)) in known.into_iter().zip(keys) {
+            places.push(known.map_or_else(|| self.places_in_index(hash), Ok)?);
+        }
+        let locations = places.iter().flatten().map(|place| place.location);
+        log.prefetch(locations.map(|Location { segment, position, .. }| (segment, position)));
+        let looks = places.into_iter().zip(keys);
+        looks.map(|(places, (_, key))| look_at(places, damaged, hit_at(log, key))).collect()
     }
 
     /// Makes `value` the value of a key; `false` if it has none.

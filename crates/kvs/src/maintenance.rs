@@ -242,6 +242,7 @@ impl Inner {
         let (frozen, root, tail_bytes) = {
             let mut writer = self.writer();
             writer.check()?;
+            self.settle_recent(&mut writer)?;
             let mut table = self.table.write();
             let frozen = table.index.begin_checkpoint();
             let segments = self.log.segments();
@@ -420,6 +421,8 @@ impl Inner {
         }
         let mut writer = self.writer();
         writer.check()?;
+        // What was set meanwhile must not be hidden by the copy of what it replaces.
+        self.settle_recent(&mut writer)?;
         for (entry, record, hash) in live {
             let Some(address) = self.live_address(entry, hash)? else { continue };
             if hides_nothing(&record, entry.pointer.segment, oldest_left) {

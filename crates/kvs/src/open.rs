@@ -147,7 +147,7 @@ impl Inner {
 
     fn set_tail(&self, mut tail: Tail) {
         tail.sort();
-        self.has_unsettled.store(!tail.is_empty(), Ordering::Relaxed);
+        self.has_unsettled.store(tail.has_opened(), Ordering::Relaxed);
         self.table.write().tail = tail;
     }
 }

@@ -1,6 +1,7 @@
 //! What a frame of the log says: `docs/format.md`, "The key-value store".
 
 use lsfs::codec::{Compression, DecompressFault};
+use smallvec::SmallVec;
 
 /// The largest key in bytes.
 pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
@@ -65,8 +66,14 @@ pub(crate) enum RecordFault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EncodedRecord {
     pub(crate) kind: u8,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Body,
 }
+
+/// Bodies up to this length are made without an allocation.
+const BODY_ON_STACK_BYTES: usize = 256;
+
+/// The body of a frame.
+pub(crate) type Body = SmallVec<[u8; BODY_ON_STACK_BYTES]>;
 
 impl AsRef<[u8]> for EncodedRecord {
     fn as_ref(&self) -> &[u8] {
@@ -82,11 +89,11 @@ pub(crate) fn encode_set(key: &[u8], value: &[u8], compression: Compression) -> 
     let kind = match &compressed {
         None => OP_SET,
         Some(_) => {
-            body.extend((value.len() as u32).to_le_bytes());
+            body.extend_from_slice(&(value.len() as u32).to_le_bytes());
             OP_SET | compression.code() << COMPRESSION_SHIFT
         }
     };
-    body.extend(stored);
+    body.extend_from_slice(stored);
     EncodedRecord { kind, body }
 }
 
@@ -97,22 +104,22 @@ pub(crate) fn encode_remove(key: &[u8]) -> EncodedRecord {
 
 /// The copy of a command that compaction writes; `segment` is where the original lies.
 pub(crate) fn encode_moved(kind: u8, body: &[u8], record: &Record<'_>, segment: u32) -> EncodedRecord {
-    let mut body = body.to_vec();
+    let mut body = Body::from_slice(body);
     if let Command::Remove { born: None } = record.command {
-        body.extend(segment.to_le_bytes());
+        body.extend_from_slice(&segment.to_le_bytes());
     }
     EncodedRecord { kind: kind | MOVED, body }
 }
 
 /// The set of a frame, be that a copy or not, as if it were made now.
 pub(crate) fn encode_original(kind: u8, body: &[u8]) -> EncodedRecord {
-    EncodedRecord { kind: kind & !MOVED, body: body.to_vec() }
+    EncodedRecord { kind: kind & !MOVED, body: Body::from_slice(body) }
 }
 
-fn with_key(key: &[u8], more: usize) -> Vec<u8> {
-    let mut body = Vec::with_capacity(KEY_LEN_BYTES + key.len() + more);
-    body.extend((key.len() as u16).to_le_bytes());
-    body.extend(key);
+fn with_key(key: &[u8], more: usize) -> Body {
+    let mut body = Body::with_capacity(KEY_LEN_BYTES + key.len() + more);
+    body.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    body.extend_from_slice(key);
     body
 }
 

@@ -1,6 +1,6 @@
 //! Addresses of the index, and the places in the log that they stand for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::index::ADDRESS_BITS;
 
@@ -18,7 +18,7 @@ pub(crate) const POSITION_MAX: u32 = (1 << POSITION_BITS) - 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SegmentSlots {
     numbers: Vec<Option<u32>>,
-    slots: HashMap<u32, u32>,
+    slots: BTreeMap<u32, u32>,
 }
 
 /// A place in the log.

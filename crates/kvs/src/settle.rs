@@ -39,9 +39,11 @@ struct Command {
 /// The commands that are not settled.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
-    /// By hash, then in the order of the log.
+    /// What the open has read: by hash, then in the order of the log.
     commands: Vec<Command>,
     unsettled: usize,
+    /// What was appended since ([`Recent`](crate::recent::Recent)), in the order of the log.
+    appended: Vec<Command>,
 }
 
 impl Tail {
@@ -49,8 +51,24 @@ impl Tail {
         self.unsettled
     }
 
+    /// Whether the index has everything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.commands.is_empty()
+        !self.has_opened() && self.appended.is_empty()
+    }
+
+    /// Whether commands are left that the open has read.
+    pub(crate) fn has_opened(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// Adds a command that was just appended. There is none for its hash that the open has read.
+    pub(crate) fn push_appended(&mut self, hash: u64, segment: u32, position: u32) {
+        self.appended.push(Command { hash, segment, position });
+    }
+
+    /// The oldest of those that were appended are in the index.
+    pub(crate) fn settled_appended(&mut self, count: usize) {
+        self.appended.drain(..count);
     }
 
     /// Adds the next command of the log; [`Tail::sort`] follows before anything is looked up.
@@ -76,7 +94,8 @@ impl Tail {
 
     /// Where commands for a hash lie, the newest first.
     pub(crate) fn locations(&self, hash: u64, slots: &SegmentSlots) -> impl Iterator<Item = Location> {
-        let newest_first = self.commands[self.range_of(hash)].iter().rev();
+        let appended = self.appended.iter().rev().filter(move |command| command.hash == hash);
+        let newest_first = appended.chain(self.commands[self.range_of(hash)].iter().rev());
         newest_first.filter_map(|command| slots.location(command.segment, command.position))
     }
 
@@ -117,7 +136,7 @@ impl Inner {
             self.settle_one(writer, hash, &entry)?;
             let mut table = self.table.write();
             table.tail.settled(command);
-            self.has_unsettled.store(!table.tail.is_empty(), Ordering::Relaxed);
+            self.has_unsettled.store(table.tail.has_opened(), Ordering::Relaxed);
         }
         Ok(())
     }
@@ -148,6 +167,10 @@ impl Inner {
 
     /// Settles everything.
     pub(crate) fn settle_all(&self) -> Result<()> {
+        {
+            let _inside = Inside::enter();
+            self.settle_recent(&mut self.writer())?;
+        }
         let mut are_left = self.has_unsettled.load(Ordering::Relaxed);
         while are_left {
             are_left = self.settle_some()?;

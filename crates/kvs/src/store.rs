@@ -1,7 +1,7 @@
 //! The store, open for writing.
 //!
-//! The way of a set: [`KvStore::put`] → [`Inner::commit`] (the frame into the log, its address into the index, under
-//! one lock; then the group commit of the log, without it). Of a get: [`KvStore::get_bytes`] →
+//! The way of a set: [`KvStore::put`] → [`KvStore::commit`] (the frame into the log and a note of it, under one lock; then
+//! the group commit of the log, without it) → [`recent`](crate::recent) (its address into the index). Of a get: [`KvStore::get_bytes`] →
 //! [`SharedTable::find`](crate::lookup::SharedTable::find).
 //!
 //! **Invariants.** The order of commands is the order of their frames, and of their changes of the index. Lock order:
@@ -28,6 +28,7 @@ use crate::lookup::{Damaged, Hit, SharedTable, bad_record, value_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
 use crate::order::{Order, SetFrame};
+use crate::recent::{Recent, Replaces};
 use crate::record::{
     Command, EncodedRecord, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, encode_original, encode_remove,
     encode_set, is_remove,
@@ -157,6 +158,8 @@ pub(crate) struct Writer {
     pub(crate) tail_bytes: u64,
     /// Bytes of removes to which the index points, by segment.
     pub(crate) remove_bytes: HashMap<u32, u64>,
+    /// What the index has not yet.
+    pub(crate) recent: Recent,
     failure: Option<Error>,
 }
 
@@ -228,13 +231,18 @@ struct Prepared<'a> {
     record: EncodedRecord,
 }
 
-/// What became of commands that were to be appended.
-#[derive(Debug, Default)]
-struct Appended {
-    commands: usize,
-    /// Why the index does not point to all of them.
-    index_damage: Option<Error>,
+impl<'a> Prepared<'a> {
+    /// With what it replaces.
+    fn replacing(&self, replaces: Replaces<&'a [u8]>) -> Work<'a, '_> {
+        (self, replaces)
+    }
 }
+
+/// A command that is carried out.
+type Work<'a, 'b> = (&'b Prepared<'a>, Replaces<&'a [u8]>);
+
+/// Says of what keys are now whether they are changed.
+type Condition<'a> = &'a mut dyn FnMut(&[Option<Hit>]) -> Result<bool>;
 
 impl KvStore {
     /// Opens or creates the store in a directory, with the default [`Options`].
@@ -278,7 +286,7 @@ impl KvStore {
         let key = frame.key;
         let record = encode_original(frame.head.kind, frame.body);
         let change = Prepared { key, hash: self.inner().hasher.hash(key), record };
-        self.commit(std::slice::from_ref(&change), |_| Ok(true))?;
+        self.commit(std::slice::from_ref(&change), None)?;
         Ok(())
     }
 
@@ -324,7 +332,7 @@ impl KvStore {
     /// the key has its old value or the new one once the store is opened again; until then it cannot be written.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         let change = self.inner().prepare(key.as_ref(), Some(value.as_ref()))?;
-        self.commit(std::slice::from_ref(&change), |_| Ok(true))?;
+        self.commit(std::slice::from_ref(&change), None)?;
         Ok(())
     }
 
@@ -373,7 +381,7 @@ impl KvStore {
     /// As for [`KvStore::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let change = self.inner().prepare(key.as_ref(), None)?;
-        let written = self.commit(std::slice::from_ref(&change), |_| Ok(true))?;
+        let written = self.commit(std::slice::from_ref(&change), None)?;
         Ok(written > 0)
     }
 
@@ -396,7 +404,7 @@ impl KvStore {
         if prepared.len() > 1 && size_bytes > SEGMENT_BYTES_MAX {
             return Err(Error::TooLarge { what: "batch", size_bytes, limit_bytes: SEGMENT_BYTES_MAX });
         }
-        self.commit(&prepared, |_| Ok(true))?;
+        self.commit(&prepared, None)?;
         Ok(())
     }
 
@@ -412,7 +420,7 @@ impl KvStore {
     ) -> Result<Swap> {
         let change = self.inner().prepare(key.as_ref(), new)?;
         let mut outcome = Swap::Done;
-        self.commit(std::slice::from_ref(&change), |hits| {
+        let mut is_as_expected = |hits: &[Option<Hit>]| {
             let read = |hit: &Hit| value_of(&self.inner().log.read(hit.head.pointer)?);
             let current = hits[0].as_ref().map_or(Ok(None), read)?;
             let is_expected = current.as_deref() == expected;
@@ -420,7 +428,8 @@ impl KvStore {
                 outcome = Swap::Differs { current };
             }
             Ok(is_expected)
-        })?;
+        };
+        self.commit(std::slice::from_ref(&change), Some(&mut is_as_expected))?;
         Ok(outcome)
     }
 
@@ -568,21 +577,18 @@ impl KvStore {
         self.inner().close()
     }
 
-    /// Carries out commands for different keys as one, if `decide` says so of what the keys are now. Removes of keys
-    /// that are not there are left out. Answers how many commands were carried out.
-    fn commit(
-        &self,
-        changes: &[Prepared<'_>],
-        mut decide: impl FnMut(&[Option<Hit>]) -> Result<bool>,
-    ) -> Result<usize> {
+    /// Carries out commands for different keys as one, on a condition if there is one. Removes of keys that are not there
+    /// are left out. Answers how many commands were carried out.
+    fn commit(&self, changes: &[Prepared<'_>], mut condition: Option<Condition<'_>>) -> Result<usize> {
         let inner = self.inner();
-        let mut written = inner.append(changes, &mut decide);
+        let mut append = || inner.append(changes, &mut condition);
+        let mut written = append();
         if written.as_ref().is_err_and(is_full) && inner.free_space() {
-            written = inner.append(changes, &mut decide);
+            written = append();
         }
         let only_removes = changes.iter().all(|change| is_remove(change.record.kind));
         if written.as_ref().is_err_and(is_full) && only_removes && inner.use_reserve() {
-            written = inner.append(changes, &mut decide);
+            written = append();
         }
         let written = written?;
         if written > 0 && self.durability == Durability::Sync {
@@ -683,74 +689,79 @@ impl Inner {
     }
 
     /// Carries out a commit in memory. If the index is damaged, it is made anew.
-    fn append(
-        &self,
-        changes: &[Prepared<'_>],
-        decide: &mut dyn FnMut(&[Option<Hit>]) -> Result<bool>,
-    ) -> Result<usize> {
-        let appended = match self.append_once(changes, decide) {
+    fn append(&self, changes: &[Prepared<'_>], condition: &mut Option<Condition<'_>>) -> Result<usize> {
+        match self.append_once(changes, condition) {
             Err(error) if error.index_damage().is_some() => {
                 self.heal(&error)?;
-                self.append_once(changes, decide)?
+                self.append_once(changes, condition)
             }
-            other => other?,
-        };
-        if let Some(damage) = appended.index_damage {
-            self.heal(&damage)?;
+            other => other,
         }
-        Ok(appended.commands)
     }
 
-    /// The part of a commit under the writer's lock: the log and the index change together.
-    fn append_once(
-        &self,
-        changes: &[Prepared<'_>],
-        decide: &mut dyn FnMut(&[Option<Hit>]) -> Result<bool>,
-    ) -> Result<Appended> {
+    /// The part of a commit under the writer's lock: the log, and what look-ups know of it, change together. Whatever
+    /// fails, fails before the log is changed, or as the log is.
+    fn append_once(&self, changes: &[Prepared<'_>], condition: &mut Option<Condition<'_>>) -> Result<usize> {
         let _inside = Inside::enter();
         let mut writer = self.writer();
         writer.check()?;
-        let mut hits: SmallVec<[Option<Hit>; 1]> = SmallVec::with_capacity(changes.len());
+        if writer.recent.is_full() {
+            self.settle_recent(&mut writer)?;
+        }
         for change in changes {
             self.settle(&mut writer, change.hash)?;
-            hits.push(self.find(change.key, change.hash, Damaged::Ignore)?);
         }
-        if !decide(&hits)? {
-            return Ok(Appended::default());
-        }
-        let is_there = |hit: &Option<Hit>| hit.as_ref().is_some_and(|hit| !hit.is_remove());
-        let work: SmallVec<[(&Prepared<'_>, Option<Hit>); 1]> = changes
-            .iter()
-            .zip(hits)
-            .filter(|(change, hit)| !is_remove(change.record.kind) || is_there(hit))
-            .collect();
-        if work.is_empty() {
-            return Ok(Appended::default());
-        }
-        for (change, _) in &work {
-            self.table.prepare(&self.log, change.hash)?;
-        }
-        let pointers: SmallVec<[Pointer; 1]> = match &work[..] {
-            [(only, _)] => {
+        let work = self.work_of(changes, condition)?;
+        match &work[..] {
+            [] => {}
+            [(only, replaces)] => {
                 let record = &only.record;
-                SmallVec::from_elem(self.log.append(record.kind, &record.body, Durability::Buffer)?, 1)
+                let pointer = self.log.append(record.kind, &record.body, Durability::Buffer)?;
+                self.note(&mut writer, [(only.hash, record.kind, pointer, replaces.clone())]);
             }
             several => {
                 let entries: Vec<_> =
                     several.iter().map(|(change, _)| (change.record.kind, &change.record)).collect();
-                self.log.append_batch(&entries, Durability::Buffer)?.into()
-            }
-        };
-        for ((change, hit), pointer) in work.iter().zip(pointers) {
-            match self.point(&mut writer, change.hash, hit.as_ref(), change.record.kind, pointer) {
-                // All of them are in the log, of which the index is made anew.
-                Err(error) if error.index_damage().is_some() => {
-                    return Ok(Appended { commands: work.len(), index_damage: Some(error) });
-                }
-                other => other?,
+                let pointers = self.log.append_batch(&entries, Durability::Buffer)?;
+                let placed = several.iter().zip(pointers).map(|((change, replaces), pointer)| {
+                    (change.hash, change.record.kind, pointer, replaces.clone())
+                });
+                self.note(&mut writer, placed);
             }
         }
-        Ok(Appended { commands: work.len(), index_damage: None })
+        Ok(work.len())
+    }
+
+    /// The changes to carry out. What is only set need not be looked up now.
+    fn work_of<'a, 'b>(
+        &self,
+        changes: &'b [Prepared<'a>],
+        condition: &mut Option<Condition<'_>>,
+    ) -> Result<SmallVec<[Work<'a, 'b>; 1]>> {
+        let find = |change: &Prepared<'_>| self.find(change.key, change.hash, Damaged::Ignore);
+        let is_needed = |change: &Prepared<'_>, hit: &Option<Hit>| {
+            !is_remove(change.record.kind) || hit.as_ref().is_some_and(|hit| !hit.is_remove())
+        };
+        let mut work = SmallVec::with_capacity(changes.len());
+        let Some(decide) = condition else {
+            for change in changes {
+                if !is_remove(change.record.kind) {
+                    work.push(change.replacing(Replaces::LastOf(change.key)));
+                    continue;
+                }
+                let hit = find(change)?;
+                if is_needed(change, &hit) {
+                    work.push(change.replacing(Replaces::Known(hit)));
+                }
+            }
+            return Ok(work);
+        };
+        let hits: SmallVec<[Option<Hit>; 1]> = changes.iter().map(find).collect::<Result<_>>()?;
+        if decide(&hits)? {
+            let needed = changes.iter().zip(hits).filter(|(change, hit)| is_needed(change, hit));
+            work.extend(needed.map(|(change, hit)| change.replacing(Replaces::Known(hit))));
+        }
+        Ok(work)
     }
 
     /// Makes the index point to a frame that was just appended, and counts what that makes stale. A failure stops the
@@ -776,8 +787,10 @@ impl Inner {
     fn wants_maintenance(&self, changes: &[Prepared<'_>]) -> bool {
         let bytes: u64 = changes.iter().map(|change| change.record.body.len() as u64).sum();
         let unwatched = self.unwatched_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let is_time = unwatched >= self.options.unit_bytes() / WATCHES_PER_UNIT
-            || self.is_postponed.swap(false, Ordering::Relaxed);
+        // Looked at before it is changed: a change costs as much as the rest of this.
+        let was_postponed =
+            || self.is_postponed.load(Ordering::Relaxed) && self.is_postponed.swap(false, Ordering::Relaxed);
+        let is_time = unwatched >= self.options.unit_bytes() / WATCHES_PER_UNIT || was_postponed();
         if is_time {
             self.unwatched_bytes.store(0, Ordering::Relaxed);
         }
@@ -802,7 +815,14 @@ pub(crate) fn is_full(error: &Error) -> bool {
 
 impl Writer {
     pub(crate) fn new(keys: u64, remove_bytes: HashMap<u32, u64>) -> Writer {
-        Writer { log_end: (0, 0), keys, tail_bytes: 0, remove_bytes, failure: None }
+        Writer {
+            log_end: (0, 0),
+            keys,
+            tail_bytes: 0,
+            remove_bytes,
+            recent: Recent::default(),
+            failure: None,
+        }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -820,10 +840,23 @@ impl Writer {
         }
     }
 
-    /// Takes note of a frame that the index points to now, instead of another or of none.
+    /// Takes note of a frame that was appended and that the index points to now, instead of another or of none.
     pub(crate) fn count(&mut self, log: &SegmentSet, old: Option<&Hit>, kind: u8, pointer: Pointer) {
+        self.count_appended(pointer);
+        self.count_replaced(old, kind, pointer);
+        if let Some(hit) = old {
+            release(log, hit.head.pointer);
+        }
+    }
+
+    /// Takes note of a frame that was appended.
+    pub(crate) fn count_appended(&mut self, pointer: Pointer) {
         self.log_end = (pointer.segment, pointer.end() as u32);
         self.tail_bytes += pointer.frame_bytes();
+    }
+
+    /// Takes note of a frame that the index points to now, instead of another, which is to be released, or of none.
+    pub(crate) fn count_replaced(&mut self, old: Option<&Hit>, kind: u8, pointer: Pointer) {
         let was_there = old.is_some_and(|hit| !hit.is_remove());
         match (was_there, !is_remove(kind)) {
             (false, true) => self.keys += 1,
@@ -837,9 +870,6 @@ impl Writer {
             && hit.is_remove()
         {
             self.uncount_remove(hit.head.pointer);
-        }
-        if let Some(hit) = old {
-            release(log, hit.head.pointer);
         }
     }
 

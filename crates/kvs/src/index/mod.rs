@@ -209,6 +209,15 @@ impl Index {
         self.hasher
     }
 
+    /// Touches the memory in which the addresses under a hash lie, as far as it is there. Nothing depends on what it
+    /// reads, so the processor goes on to the next hash meanwhile.
+    pub(crate) fn prefetch(&self, hash: u64) {
+        let entry = &self.pages[self.directory.find(hash) as usize];
+        if let Some(page) = &entry.resident {
+            page.touch(hash, entry.depth, entry.len);
+        }
+    }
+
     /// The addresses that may hold the key; `None` if the page is not in memory ([`Index::load`]).
     #[inline]
     pub(crate) fn candidates(&self, hash: u64) -> Option<Candidates<'_>> {

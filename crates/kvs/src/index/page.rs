@@ -116,6 +116,12 @@ impl Page {
         Candidates { slots: slots[first_fitting(slots, wanted)..].iter(), wanted }
     }
 
+    /// Reads a slot near to those that [`Page::candidates`] looks at; `depth` and `len` are the page's.
+    pub(crate) fn touch(&self, hash: u64, depth: u8, len: u16) {
+        let near = (usize::from(bits_behind(hash, depth)) * usize::from(len)) >> u16::BITS;
+        std::hint::black_box(self.slots[near]);
+    }
+
     /// Where the slot is that has this address and a tag that fits.
     pub(crate) fn position(&self, hash: u64, address: u64) -> Option<usize> {
         let wanted = bits_behind(hash, self.depth);
@@ -135,7 +141,14 @@ impl Page {
         assert_eq!(prefix_of(hash, self.depth), self.prefix, "hash {hash:#x} at depth {}", self.depth);
         let slot = slot_of(hash, self.depth, address);
         let count = usize::from(self.count);
-        let at = self.slots().partition_point(|&other| other < slot);
+        // As in `fitting`, from where the tag says.
+        let mut at = (usize::from(tag_of(slot)) * count) >> u16::BITS;
+        while at > 0 && self.slots[at - 1] > slot {
+            at -= 1;
+        }
+        while at < count && self.slots[at] < slot {
+            at += 1;
+        }
         self.slots.copy_within(at..count, at + 1);
         self.slots[at] = slot;
         self.count += 1;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kvs::{Batch, Error, KvReader, KvStore, Options, Swap};
-use lsfs::io::{CrashStyle, Disk, SimDisk};
+use lsfs::io::{CrashStyle, Disk, DiskFault, FaultKind, OpKind, SimDisk};
 
 use crate::support::{Choices, budget, sim_env};
 use crate::{DIR, Model, buffered, difference, options};
@@ -274,7 +274,9 @@ fn where_the_log_is_damaged_too_the_error_is_the_logs_and_repair_mends_both() {
     let before = disk.op_count();
     (0..50).for_each(|_| drop(store.get_bytes(key(1))));
     assert!(disk.op_count() - before < 500, "the log is not read again each time");
-    says_what_to_do(store.put(key(1), "new").unwrap_err());
+    // A set looks at the index only when it is put into it, with some dozens of others.
+    let refused = (0..200).find_map(|_| store.put(key(1), &model[&key(1)]).err());
+    says_what_to_do(refused.expect("no more is accepted than can be kept for later"));
     assert_eq!(store.stats().index_rebuilds, 0);
     drop(store);
     let reader = KvReader::open_with(DIR, small_cache(&disk.new_process(), 10));
@@ -285,6 +287,47 @@ fn where_the_log_is_damaged_too_the_error_is_the_logs_and_repair_mends_both() {
     let differing =
         (0..KEYS).filter(|&n| store.get_bytes(key(n)).unwrap().as_ref() != model.get(&key(n))).count();
     assert!(differing <= 1, "{differing}");
+}
+
+/// Sets are in the log before they are in the index. Where they cannot be put into it, they are kept, and later ones fail
+/// before they change anything.
+#[test]
+fn commands_that_the_index_cannot_take_yet_are_kept_for_later() {
+    let (disk, mut model) = filled(13);
+    let store = KvStore::open_with(DIR, small_cache(&disk, 14)).unwrap();
+    let fast = buffered(&store);
+    let name = index_file(&disk).file_name().unwrap().to_str().unwrap().to_string();
+    let mut choices = Choices::new(15);
+    for round in 0..3u64 {
+        // Pages must leave the memory to make room for others, and cannot.
+        disk.inject(DiskFault::nth(0, &name, FaultKind::Eio).only(OpKind::Write).forever());
+        let mut refused = 0;
+        for turn in 0..1_000u64 {
+            let (n, value) = (choices.below(KEYS), (turn << 8 | round).to_le_bytes());
+            let is_remove = turn % 5 == 0;
+            match if is_remove { fast.delete(key(n)).map(drop) } else { fast.put(key(n), value) } {
+                Ok(()) if is_remove => drop(model.remove(&key(n))),
+                Ok(()) => drop(model.insert(key(n), value.to_vec())),
+                Err(error) => {
+                    assert!(!error.is_corruption() && !error.to_string().contains("stopped"), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!((500..990).contains(&refused), "{refused} of 1000 were refused");
+        disk.clear_faults();
+        expect_all(|key| store.get_bytes(key), &model, "after the faults");
+        assert_eq!(store.stats().keys, model.len() as u64);
+        fast.put(key(round), "taken again").unwrap();
+        model.insert(key(round), b"taken again".to_vec());
+    }
+    let scanned: Model = store.iter().unwrap().collect::<kvs::Result<_>>().unwrap();
+    assert!(scanned == model, "{}", difference(&scanned, &model));
+    assert!(store.verify().unwrap().damage.is_empty());
+    assert_eq!(store.stats().index_rebuilds, 0);
+    store.close().unwrap();
+    let store = KvStore::open_with(DIR, small_cache(&disk, 16)).unwrap();
+    expect_all(|key| store.get_bytes(key), &model, "opened again");
 }
 
 #[test]

@@ -221,38 +221,44 @@ impl Appender {
 
     // ---- appending ----
 
-    /// Appends entries one behind the other in one segment; after a crash all of them are there, or none.
-    pub(crate) fn append(&self, entries: &[Entry<'_>], durability: Durability) -> Result<Vec<Pointer>> {
+    /// Appends entries one behind the other in one segment; after a crash all of them are there, or none. Tells `placed`
+    /// where each lies.
+    pub(crate) fn append(
+        &self,
+        entries: &[Entry<'_>],
+        durability: Durability,
+        placed: impl FnMut(Pointer),
+    ) -> Result<()> {
         if entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         // A layout with gaps takes most.
         let batch_bytes = end_of(PAGE_BYTES as u64, entries, BodyLayout::Aligned);
         if batch_bytes > SEGMENT_BYTES_MAX {
             return Err(Error::TooLarge { size_bytes: batch_bytes, limit_bytes: SEGMENT_BYTES_MAX });
         }
-        let (mut tail, pointers, batch) = self.enqueue(self.tail(), entries)?;
+        let (mut tail, batch) = self.enqueue(self.tail(), entries, placed)?;
         let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
         self.metrics.appended_entries.add(entries.len() as u64);
         self.metrics.appended_bytes.add(bytes as u64);
         if durability == Durability::Sync && self.is_durable() {
             self.group.count_waiter(&mut *tail);
-            self.commit(tail, batch)?;
-            return Ok(pointers);
+            return self.commit(tail, batch);
         }
         if tail.buffered_since.is_none() {
             tail.buffered_since = Some(self.env.runtime.now());
         }
         self.kick_committer(tail);
-        Ok(pointers)
+        Ok(())
     }
 
-    /// Puts entries into the open buffer; answers their places and their buffer.
+    /// Puts entries into the open buffer, and tells `placed` where; answers which buffer that is.
     fn enqueue<'a>(
         &'a self,
         mut tail: TailGuard<'a>,
         entries: &[Entry<'_>],
-    ) -> Result<(TailGuard<'a>, Vec<Pointer>, Sequence)> {
+        mut placed: impl FnMut(Pointer),
+    ) -> Result<(TailGuard<'a>, Sequence)> {
         loop {
             self.check_usable(&tail)?;
             let needed = tail.end_with(entries) - tail.buffer.end();
@@ -276,12 +282,11 @@ impl Appender {
                 }
             }
         }
-        let mut pointers = Vec::with_capacity(entries.len());
         for (number, entry) in entries.iter().enumerate() {
-            pointers.push(tail.put(entry, number + 1 < entries.len()));
+            placed(tail.put(entry, number + 1 < entries.len()));
         }
         let batch = tail.turns.filling;
-        Ok((tail, pointers, batch))
+        Ok((tail, batch))
     }
 
     /// Makes everything appended so far durable; in a cache, hands it to the system.
@@ -750,6 +755,16 @@ impl Appender {
             .get(&number)
             .cloned()
             .ok_or_else(|| Error::Gone { path: self.dir.join(segment_name(number)) })
+    }
+
+    /// Calls `each` with every place whose segment is there, under one lock: nothing in it may wait.
+    pub(crate) fn visit<T>(&self, places: impl Iterator<Item = (u32, T)>, mut each: impl FnMut(&Segment, T)) {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        for (number, place) in places {
+            if let Some(segment) = segments.get(&number) {
+                each(segment, place);
+            }
+        }
     }
 
     /// Position behind the last entry of the segment, also if it is not durable yet.

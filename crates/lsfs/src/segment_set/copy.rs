@@ -101,6 +101,16 @@ pub(super) fn lend_each(
     }
 }
 
+/// What is asked for of an entry whose first bytes are peeked at: its header and a line of memory, which may be two.
+const PEEKED_BYTES: u64 = FRAME_HEADER_BYTES_MIN as u64 + 64;
+
+/// Asks the processor for the beginning of the frame at a position, if it is read from a mapping that is there.
+pub(super) fn prefetch(segment: &Segment, position: u32) {
+    if let Some(map) = segment.map_if_there() {
+        map.prefetch(position.into(), PEEKED_BYTES);
+    }
+}
+
 fn same_length(segment: &Segment, pointer: &Pointer, head: EntryHead) -> Result<EntryHead> {
     if head.pointer == *pointer {
         return Ok(head);

@@ -302,8 +302,9 @@ impl SegmentSet {
     /// after reopening it may be there or not. [`Error::Poisoned`] after any earlier failure.
     pub fn append(&self, kind: u8, body: &[u8], durability: Durability) -> Result<Pointer> {
         let entry = appender::Entry::new(kind, body, &self.appender().options)?;
-        let pointers = self.appender().append(&[entry], durability)?;
-        Ok(pointers[0])
+        let mut pointer = None;
+        self.appender().append(&[entry], durability, |placed| pointer = Some(placed))?;
+        Ok(pointer.expect("an entry that was appended has a place"))
     }
 
     /// Appends entries as one: after a crash all of them are there, or none. They lie one behind the other.
@@ -318,7 +319,10 @@ impl SegmentSet {
         let options = &self.appender().options;
         let entries: Result<Vec<_>> =
             entries.iter().map(|(kind, body)| appender::Entry::new(*kind, body.as_ref(), options)).collect();
-        self.appender().append(&entries?, durability)
+        let entries = entries?;
+        let mut pointers = Vec::with_capacity(entries.len());
+        self.appender().append(&entries, durability, |placed| pointers.push(placed))?;
+        Ok(pointers)
     }
 
     /// Returns when everything appended before the call is durable; in a cache, when it is handed to the system.
@@ -367,6 +371,13 @@ impl SegmentSet {
     pub fn peek_at(&self, segment: u32, position: u32, start: &mut [u8]) -> Result<(EntryHead, usize)> {
         let segment = self.appender().segment(segment)?;
         copy::peek(self.appender(), &segment, position, start)
+    }
+
+    /// Asks the processor for the beginnings of entries that are about to be read, given as segments and positions: as far
+    /// as they are read from mapped memory, it then fetches several at a time. A hint that changes nothing and never
+    /// waits.
+    pub fn prefetch(&self, places: impl IntoIterator<Item = (u32, u32)>) {
+        self.appender().visit(places.into_iter(), copy::prefetch);
     }
 
     /// Reads what lies in a segment from a position on into the system's page cache, so that reads by pointer need not
@@ -423,6 +434,13 @@ impl SegmentSet {
     pub fn release(&self, pointer: Pointer) -> Result<()> {
         self.appender().segment(pointer.segment)?.release(pointer.frame_bytes());
         Ok(())
+    }
+
+    /// As [`SegmentSet::release`] for each of several entries, under one lock. Those in segments that were reclaimed are
+    /// left out.
+    pub fn release_each(&self, pointers: impl IntoIterator<Item = Pointer>) {
+        let places = pointers.into_iter().map(|pointer| (pointer.segment, pointer.frame_bytes()));
+        self.appender().visit(places, |segment, frame_bytes| segment.release(frame_bytes));
     }
 
     /// Replaces the count of a segment's live bytes, by an owner who has counted them.

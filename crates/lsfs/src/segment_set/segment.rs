@@ -273,6 +273,11 @@ impl Segment {
         self.map_once()
     }
 
+    /// Its mapping, if it was mapped before.
+    pub(super) fn map_if_there(&self) -> Option<&dyn FileMap> {
+        self.mapped.get()?.as_ref().map(|mapped| &*mapped.map)
+    }
+
     fn map_once(&self) -> Option<&Mapped> {
         let map = || {
             let open = self.open().ok()?;
