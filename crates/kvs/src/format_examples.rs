@@ -21,13 +21,7 @@ fn root() -> Root {
         },
         log_end: (3, 8192),
         keys: 2,
-        segments: vec![RootSegment {
-            slot: 2,
-            number: 3,
-            stale_bytes: 100,
-            remove_bytes: 0,
-            is_retired: false,
-        }],
+        segments: vec![RootSegment { slot: 2, number: 3, stale_bytes: 100, remove_bytes: 0, removes: 0 }],
     }
 }
 

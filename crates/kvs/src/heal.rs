@@ -101,7 +101,7 @@ impl Inner {
             return Ok(OpenReport::default());
         }
         tracing::warn!(dir = %self.dir.display(), %damage, "the index is made anew from the log");
-        let report = match self.make_index_anew(maintenance) {
+        let report = match self.make_index_anew() {
             Ok(report) => report,
             Err(error) => {
                 if error.is_corruption() {
@@ -128,13 +128,13 @@ impl Inner {
 
     /// Settles everything, for maintenance.
     pub(crate) fn settle_healing(&self, maintenance: &mut Maintenance) -> Result<()> {
-        match self.settle_all() {
+        match self.settle_whole() {
             Err(error) if error.index_damage().is_some() => self.heal_within(maintenance, &error).map(drop),
             other => other,
         }
     }
 
-    fn make_index_anew(&self, maintenance: &mut Maintenance) -> Result<OpenReport> {
+    fn make_index_anew(&self) -> Result<OpenReport> {
         // Nothing is reclaimed meanwhile; and before the writer's lock: who reclaims takes them in this order.
         let mut reclaimable = self.reclaimable();
         let mut writer = self.writer();
@@ -159,8 +159,7 @@ impl Inner {
         *self.table.write() = table.into_inner();
         self.has_unsettled.store(false, Ordering::Relaxed);
         *writer = counted;
-        // A remove that compaction has dropped is in the index again: nothing is retired.
-        maintenance.nothing_is_retired();
+        // A remove that compaction has dropped is in the index again: nothing is to be reclaimed.
         reclaimable.clear();
         Ok(report)
     }

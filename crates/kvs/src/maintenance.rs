@@ -1,8 +1,9 @@
 //! Checkpoints, compaction, and giving back space.
 //!
-//! **Invariants.** A page of a durable checkpoint names only frames that are durable, in segments that are there: the
-//! log is synced before the pages are written, and a segment is reclaimed only when a durable checkpoint calls it
-//! retired. Segments are reclaimed inside calls of the owner.
+//! **Invariants.** A page of a durable checkpoint names only frames that are durable: the log is synced before the pages
+//! are written. Of each frame in a segment that is reclaimed, the durable log says elsewhere what became of its key: a
+//! moved copy, a newer command, or nothing, if that was a remove that hid nothing any more. So an address in a segment
+//! that is gone means nothing. Segments are reclaimed inside calls of the owner.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -41,8 +42,6 @@ const RESERVE_LOG_UNITS: u64 = 16;
 const SEGMENT_STALE_PERCENT_MIN: u64 = 5;
 /// Bytes of frames that are moved under the writer's lock at a time.
 const MOVE_BYTES: usize = 64 << 10;
-/// Compacted segments of so many units, or of what a checkpoint is worth, are enough for one.
-const RETIRED_UNITS_MIN: u64 = 4;
 
 /// Segments whose frames are longer on average are not read into the page cache: it would hold few keys for its size.
 const LOADED_BODY_BYTES_MAX: u64 = 16 << 10;
@@ -72,8 +71,6 @@ pub(crate) struct Maintenance {
     final_data: Option<FinalData>,
     /// A checkpoint may or may not be durable: its pages and those of the one before must stay.
     in_doubt: Option<Error>,
-    /// Compacted, and not yet called so by a durable checkpoint.
-    retired: BTreeSet<u32>,
     /// Not to be compacted: something in them does not verify.
     damaged: BTreeSet<u32>,
     /// The log up to here was read into the page cache, or may be there since an earlier process wrote it.
@@ -87,16 +84,10 @@ impl Maintenance {
         Maintenance {
             final_data: Some(final_data),
             in_doubt: None,
-            retired: BTreeSet::new(),
             damaged: BTreeSet::new(),
             loaded_to: (active, 0),
             heal_failure: None,
         }
-    }
-
-    /// The index was made anew: it may point into segments that were compacted.
-    pub(crate) fn nothing_is_retired(&mut self) {
-        self.retired.clear();
     }
 
     fn check(&self, dir: &Path) -> Result<&FinalData> {
@@ -143,13 +134,9 @@ impl Inner {
         }
         if let Some(victim) = self.victim(maintenance, Aim::Usual) {
             self.compact(maintenance, victim)?;
-            let retired_bytes: u64 = self.infos(&maintenance.retired).map(|info| info.total_bytes).sum();
-            if retired_bytes >= self.worth_a_checkpoint(RETIRED_UNITS_MIN) {
-                self.write_checkpoint(maintenance)?;
-            }
             return Ok(Step::Again);
         }
-        if !maintenance.retired.is_empty() || self.checkpoint_is_due() {
+        if self.checkpoint_is_due() {
             self.write_checkpoint(maintenance)?;
         }
         self.tend_order(maintenance)?;
@@ -201,10 +188,7 @@ impl Inner {
             if let Some(victim) = victim {
                 self.compact(maintenance, victim)?;
             }
-            if !maintenance.retired.is_empty() {
-                self.write_checkpoint(maintenance)?;
-            }
-            self.reclaim_retired()?;
+            self.reclaim_compacted()?;
             if victim.is_none() {
                 return Ok(());
             }
@@ -212,21 +196,13 @@ impl Inner {
         Ok(())
     }
 
-    fn infos<'a>(&self, numbers: &'a BTreeSet<u32>) -> impl Iterator<Item = SetSegmentInfo> + use<'a> {
-        self.log.segments().into_iter().filter(|info| numbers.contains(&info.number))
-    }
-
     // ---- checkpoints ----
 
     pub(crate) fn checkpoint_is_due(&self) -> bool {
         let tail = self.writer().tail_bytes;
-        tail >= TAIL_UNITS_MAX * self.options.unit_bytes() || tail >= self.worth_a_checkpoint(TAIL_UNITS_MIN)
-    }
-
-    /// Bytes of the log that are worth the pages that a checkpoint would write now.
-    fn worth_a_checkpoint(&self, units_min: u64) -> u64 {
-        let dirty_bytes = self.table.read().index.stats().dirty_pages * PAGE_BYTES;
-        (units_min * self.options.unit_bytes()).max(TAIL_PER_PAGE_BYTE * dirty_bytes as u64)
+        let unit = self.options.unit_bytes();
+        let dirty_bytes = (self.table.read().index.stats().dirty_pages * PAGE_BYTES) as u64;
+        tail >= TAIL_UNITS_MAX * unit || tail >= (TAIL_UNITS_MIN * unit).max(TAIL_PER_PAGE_BYTE * dirty_bytes)
     }
 
     pub(crate) fn checkpoint(&self) -> Result<()> {
@@ -247,12 +223,16 @@ impl Inner {
             let frozen = table.index.begin_checkpoint();
             let segments = self.log.segments();
             let slot_of = |number| table.slots.slot_of(number).unwrap_or(NO_SLOT);
-            let segments = segments.iter().map(|info| RootSegment {
-                slot: slot_of(info.number),
-                number: info.number,
-                stale_bytes: info.total_bytes - info.live_bytes,
-                remove_bytes: writer.remove_bytes.get(&info.number).copied().unwrap_or(0),
-                is_retired: maintenance.retired.contains(&info.number) || reclaimable.contains(&info.number),
+            let segments = segments.iter().map(|info| {
+                let removes = writer.removes.get(&info.number).copied().unwrap_or_default();
+                RootSegment {
+                    // It may go at any moment, and no address is in it any more.
+                    slot: if reclaimable.contains(&info.number) { NO_SLOT } else { slot_of(info.number) },
+                    number: info.number,
+                    stale_bytes: info.total_bytes - info.live_bytes,
+                    remove_bytes: removes.bytes,
+                    removes: removes.count,
+                }
             });
             let root = Root {
                 index: frozen.root(),
@@ -276,7 +256,6 @@ impl Inner {
         }
         tracing::debug!(pages = frozen.dirty_pages(), keys = root.keys, log_end = ?root.log_end, "checkpoint");
         self.table.write().index.checkpoint_done(frozen);
-        self.hand_over_retired(maintenance);
         let unit = self.options.unit_bytes();
         let log_bytes: u64 = self.log.segments().iter().map(|info| info.total_bytes).sum();
         if root.keys * RESERVE_PER_KEY_BYTES >= unit || log_bytes >= RESERVE_LOG_UNITS * unit {
@@ -285,21 +264,20 @@ impl Inner {
         Ok(())
     }
 
-    /// A durable checkpoint calls them retired: the owner may reclaim them.
-    fn hand_over_retired(&self, maintenance: &mut Maintenance) {
-        let retired = std::mem::take(&mut maintenance.retired);
-        if !retired.is_empty() {
-            self.reclaimable().extend(retired);
-            self.has_reclaimable.store(true, Ordering::Relaxed);
-        }
+    /// Nothing in these segments is needed: once the log says so durably, the owner may reclaim them.
+    fn hand_over(&self, segments: impl IntoIterator<Item = u32>) -> Result<()> {
+        self.log.sync()?;
+        self.reclaimable().extend(segments);
+        self.has_reclaimable.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(crate) fn reclaimable(&self) -> MutexGuard<'_, Vec<u32>> {
         self.reclaimable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives back the segments that a durable checkpoint calls retired, and that no view needs.
-    pub(crate) fn reclaim_retired(&self) -> Result<()> {
+    /// Gives back the segments that were compacted, and that no view needs.
+    pub(crate) fn reclaim_compacted(&self) -> Result<()> {
         let _inside = Inside::enter();
         self.remove_obsolete_runs();
         let mut reclaimable = self.reclaimable();
@@ -311,7 +289,7 @@ impl Inner {
             let mut table = self.table.write();
             for number in free {
                 table.slots.forget(number);
-                writer.remove_bytes.remove(&number);
+                writer.removes.remove(&number);
             }
         }
         self.has_reclaimable.store(!kept.is_empty(), Ordering::Relaxed);
@@ -324,11 +302,10 @@ impl Inner {
     /// The segment to compact next.
     fn victim(&self, maintenance: &Maintenance, aim: Aim) -> Option<u32> {
         let reclaimable = self.reclaimable().clone();
-        let is_kept = |number: u32| !maintenance.retired.contains(&number) && !reclaimable.contains(&number);
-        let segments: Vec<SetSegmentInfo> =
-            self.log.segments().into_iter().filter(|info| is_kept(info.number)).collect();
+        let is_kept = |info: &SetSegmentInfo| !reclaimable.contains(&info.number);
+        let segments: Vec<SetSegmentInfo> = self.log.segments().into_iter().filter(is_kept).collect();
         let writer = self.writer();
-        let removes = |number: u32| writer.remove_bytes.get(&number).copied().unwrap_or(0);
+        let removes = |number: u32| writer.removes.get(&number).map_or(0, |removes| removes.bytes);
         // Removes in the oldest segment hide nothing any more.
         let oldest = self.log.segments().first().map(|info| info.number);
         let stale = |info: &SetSegmentInfo| {
@@ -362,10 +339,9 @@ impl Inner {
         self.settle_healing(maintenance)?;
         if self.log.segments().iter().any(|info| info.number == number && info.live_bytes == 0) {
             // Nothing to move: it need not be read.
-            maintenance.retired.insert(number);
-            return Ok(());
+            return self.hand_over([number]);
         }
-        // The oldest that is left when this one is gone; what was retired is still there.
+        // The oldest that is left when this one is gone; what is to be reclaimed is still there.
         let oldest_left = self.log.segments().iter().map(|info| info.number).find(|&other| other != number);
         let mut entries = self.log.iter_from(number, 0);
         let (mut group, mut group_bytes, mut unloaded_bytes) = (Vec::new(), 0, 0);
@@ -401,8 +377,7 @@ impl Inner {
             }
         }
         tracing::debug!(segment = number, "compacted");
-        maintenance.retired.insert(number);
-        Ok(())
+        self.hand_over([number])
     }
 
     /// Appends again what is live of these frames, and lets go what hides nothing any more.
@@ -472,7 +447,7 @@ impl Inner {
         {
             let mut maintenance = self.maintenance();
             maintenance.check(&self.dir)?;
-            self.reclaim_retired()?;
+            self.reclaim_compacted()?;
             let is_active_worth_it = self.log.segments().last().is_some_and(|active| {
                 let stale = active.total_bytes - active.live_bytes;
                 stale * 100 >= active.total_bytes * SEGMENT_STALE_PERCENT_MIN && stale > 0
@@ -480,7 +455,7 @@ impl Inner {
             if is_active_worth_it {
                 match self.log.seal().map_err(Error::from) {
                     // What can be given back of the others may make the room for it.
-                    Err(error) if is_full(&error) => self.try_free_space(&mut maintenance).map(drop)?,
+                    Err(error) if is_full(&error) => self.try_free_space().map(drop)?,
                     other => drop(other?),
                 }
             }
@@ -491,8 +466,7 @@ impl Inner {
                     }
                     other => other?,
                 }
-                self.write_checkpoint_or_withdraw(&mut maintenance)?;
-                self.reclaim_retired()?;
+                self.reclaim_compacted()?;
                 done += 1;
                 if !progress(done) {
                     break;
@@ -515,8 +489,8 @@ impl Inner {
     /// something was.
     pub(crate) fn free_space(&self) -> bool {
         let _inside = Inside::enter();
-        let mut maintenance = self.maintenance();
-        match self.try_free_space(&mut maintenance) {
+        let _maintenance = self.maintenance();
+        match self.try_free_space() {
             Ok(freed) => freed,
             Err(error) => {
                 tracing::warn!(dir = %self.dir.display(), %error, "no space could be given back");
@@ -530,33 +504,21 @@ impl Inner {
         reserve::give_up(&self.options.env, &self.dir)
     }
 
-    fn try_free_space(&self, maintenance: &mut Maintenance) -> Result<bool> {
+    fn try_free_space(&self) -> Result<bool> {
         let had_some = self.has_reclaimable.load(Ordering::Relaxed);
-        self.reclaim_retired()?;
-        let dead = self.log.segments().into_iter().filter(|info| info.is_sealed && info.live_bytes == 0);
-        let dead: Vec<u32> = dead.map(|info| info.number).collect();
-        maintenance.retired.extend(dead);
-        if maintenance.retired.is_empty() {
+        self.reclaim_compacted()?;
+        // Views may keep some that were handed over.
+        let kept = self.reclaimable().clone();
+        let is_dead =
+            |info: &SetSegmentInfo| info.is_sealed && info.live_bytes == 0 && !kept.contains(&info.number);
+        let dead: Vec<u32> =
+            self.log.segments().into_iter().filter(is_dead).map(|info| info.number).collect();
+        if dead.is_empty() {
             return Ok(had_some);
         }
-        self.write_checkpoint_or_withdraw(maintenance)?;
-        self.reclaim_retired()?;
+        self.hand_over(dead)?;
+        self.reclaim_compacted()?;
         Ok(true)
-    }
-
-    /// Calls the compacted segments retired. If there is no space for pages, by an empty root: without a checkpoint
-    /// nothing names the segments either.
-    fn write_checkpoint_or_withdraw(&self, maintenance: &mut Maintenance) -> Result<()> {
-        match self.write_checkpoint(maintenance) {
-            Err(error) if is_full(&error) => {
-                tracing::warn!(%error, "the checkpoint is withdrawn to give back space; the next one is whole again");
-                self.log.sync()?;
-                maintenance.check(&self.dir)?.set(&[])?;
-                self.hand_over_retired(maintenance);
-                Ok(())
-            }
-            other => other,
-        }
     }
 
     // ---- reading everything ----
@@ -569,7 +531,7 @@ impl Inner {
         mut each: impl FnMut(&Entry, &Record<'_>, Option<u64>) -> Result<()>,
         mut damaged: impl FnMut(Error) -> Result<()>,
     ) -> Result<()> {
-        match self.settle_all() {
+        match self.settle_whole() {
             Err(error) if error.index_damage().is_some() => {}
             other => other?,
         }
@@ -580,10 +542,7 @@ impl Inner {
                 Ok(None) => return Ok(()),
                 // Reclaimed under the cursor: what was live in it lies ahead.
                 Err(lsfs::Error::Gone { .. }) => {
-                    entries = match self.next_segment(entries.place().0) {
-                        Some(number) => self.log.iter_from(number, 0),
-                        None => return Ok(()),
-                    };
+                    entries.skip_gone();
                     continue;
                 }
                 Err(error) => {
@@ -606,10 +565,6 @@ impl Inner {
                 Err(error) => damaged(error)?,
             }
         }
-    }
-
-    fn next_segment(&self, behind: u32) -> Option<u32> {
-        self.log.segments().iter().map(|info| info.number).find(|&number| number > behind)
     }
 
     // ---- the end ----
@@ -647,13 +602,13 @@ impl Inner {
         } else {
             tail >= CLOSE_TAIL_UNITS * self.options.unit_bytes()
         };
-        if is_worth_it || !maintenance.retired.is_empty() {
+        if is_worth_it {
             self.write_checkpoint(maintenance)?;
         }
         if let Err(error) = self.sort_at_close(maintenance) {
             tracing::warn!(dir = %self.dir.display(), %error, "no sorted run was written");
         }
-        self.reclaim_retired()
+        self.reclaim_compacted()
     }
 
     /// Compacts a little more than while the store is written.

@@ -20,12 +20,15 @@ use crate::record::BODY_BYTES_MAX;
 use crate::root::{NO_SLOT, Root, RootSegment};
 use crate::segments::SegmentSlots;
 use crate::settle::{TAIL_COMMANDS_MAX, Tail};
-use crate::store::{Inner, OpenReport, Writer};
+use crate::store::{Inner, OpenReport, Removes, Writer};
 
 /// The log, below the store's directory.
 pub(crate) const LOG_NAME: &str = "log";
 /// The checkpoint, below the store's directory.
 pub(crate) const CHECKPOINT_NAME: &str = "checkpoint";
+/// Segments are so small a part of the log, where the log is short: what the active one has that is stale cannot be given
+/// back.
+const READY_PART: u64 = 16;
 /// Blocks of a checkpoint's file before the other one takes over.
 const CHECKPOINT_BLOCKS: u32 = 8;
 
@@ -58,13 +61,11 @@ impl Inner {
             Some((root, table)) => {
                 if let Some(end) = end_before(&log, root.log_end) {
                     let (segment, position) = root.log_end;
-                    let reason = format!("the log ends at {end}, before what the last checkpoint knows");
+                    let reason = format!("the log ends at {end:?}, before what the last checkpoint knows");
                     return Err(Error::BadRecord { segment, position, reason });
                 }
                 table.index.remove_other_files(&env, &dir)?;
-                let table = SharedTable::new(table);
-                reclaim_retired(&log, &table, &root)?;
-                (table, count_from(&log, &root)?, Some(root.log_end))
+                (SharedTable::new(table), count_from(&log, &root)?, Some(root.log_end))
             }
             None => {
                 count_all_as_live(&log)?;
@@ -118,7 +119,7 @@ impl Inner {
     fn read_tail(&self, mut entries: Entries) -> Result<OpenReport> {
         let (mut report, mut tail) = (OpenReport::default(), Tail::default());
         let mut writer = self.writer();
-        while let Some(entry) = entries.next_entry()? {
+        while let Some(entry) = next_there(&mut entries)? {
             self.keep_for_later(&mut writer, &mut tail, &entry)?;
             if tail.len() == TAIL_COMMANDS_MAX {
                 self.set_tail(std::mem::take(&mut tail));
@@ -160,6 +161,7 @@ fn log_options(options: &Options) -> SetOptions {
         segment_bytes: options.segment_bytes,
         cache_bytes: options.cache_bytes,
         spares: options.background,
+        ready_part: READY_PART,
         create: options.create,
         ..SetOptions::default()
     }
@@ -221,42 +223,44 @@ pub(crate) fn decode_root(state: Option<State>) -> Option<Root> {
 
 /// The index of a checkpoint and the table of its segments.
 fn restore(env: &Env, dir: &Path, options: &Options, log: &SegmentSet, root: &Root) -> Result<Table> {
-    let index = Index::open(env, dir, &root.index, options.index_bytes, OpenMode::Write)?;
-    let is_there = |number: u32| log.segment(number).is_ok();
-    if let Some(missing) = live_segments(root).find(|segment| !is_there(segment.number)) {
-        return Err(index.damaged(format!("segment {} is not in the log", missing.number)));
-    }
+    let mut index = Index::open(env, dir, &root.index, options.index_bytes, OpenMode::Write)?;
     let slots = slots_of(&index, root)?;
+    index.make_obsolete(gone_since(log, root).filter_map(|gone| slots.addresses_of(gone.number)).collect());
     Ok(Table::new(index, slots))
 }
 
-fn live_segments(root: &Root) -> impl Iterator<Item = &RootSegment> {
-    root.segments.iter().filter(|segment| !segment.is_retired)
+/// The segments that were given back since the checkpoint.
+fn gone_since<'a>(log: &'a SegmentSet, root: &'a Root) -> impl Iterator<Item = &'a RootSegment> {
+    root.segments.iter().filter(|segment| is_gone(log, segment))
+}
+
+fn is_gone(log: &SegmentSet, segment: &RootSegment) -> bool {
+    log.segment(segment.number).is_err()
+}
+
+/// The next command behind a checkpoint. A segment there that is gone says nothing: see `maintenance`.
+pub(crate) fn next_there(entries: &mut Entries) -> Result<Option<Entry>> {
+    loop {
+        match entries.next_entry() {
+            Err(lsfs::Error::Gone { .. }) => entries.skip_gone(),
+            other => return Ok(other?),
+        }
+    }
 }
 
 /// The segments that addresses of a checkpoint's index stand for.
 pub(crate) fn slots_of(index: &Index, root: &Root) -> Result<SegmentSlots> {
-    let with_slot = live_segments(root).filter(|segment| segment.slot != NO_SLOT);
+    let with_slot = root.segments.iter().filter(|segment| segment.slot != NO_SLOT);
     SegmentSlots::from_pairs(with_slot.map(|segment| (segment.slot, segment.number)))
         .ok_or_else(|| index.damaged("two segments have one slot".to_string()))
 }
 
-/// Where the log ends, if that is before a place.
-fn end_before(log: &SegmentSet, place: (u32, u32)) -> Option<u32> {
-    let segment = log.segments().into_iter().find(|segment| segment.number == place.0)?;
-    (segment.end < place.1).then_some(segment.end)
-}
-
-/// Reclaims what the checkpoint calls retired, if a crash came before.
-fn reclaim_retired(log: &SegmentSet, table: &SharedTable, root: &Root) -> Result<()> {
-    let retired = root.segments.iter().filter(|segment| segment.is_retired);
-    let left: Vec<u32> =
-        retired.map(|segment| segment.number).filter(|&number| log.segment(number).is_ok()).collect();
-    if !left.is_empty() {
-        log.reclaim(&left)?;
-    }
-    left.iter().for_each(|&number| table.write().slots.forget(number));
-    Ok(())
+/// Segment and position where the log ends, if that is before a place.
+fn end_before(log: &SegmentSet, place: (u32, u32)) -> Option<(u32, u32)> {
+    // The segment of the place may be gone, but then there is a later one.
+    let segment = log.segments().into_iter().find(|segment| segment.number >= place.0);
+    let end = segment.map_or((0, 0), |segment| (segment.number, segment.end));
+    (end < place).then_some(end)
 }
 
 /// The counts of a checkpoint. What was written later is live until the replay says otherwise.
@@ -267,6 +271,9 @@ fn count_from(log: &SegmentSet, root: &Root) -> Result<Writer> {
         let stale = by_number.get(&segment.number).map_or(0, |known| known.stale_bytes);
         log.set_live_bytes(segment.number, segment.total_bytes.saturating_sub(stale))?;
     }
-    let removes = root.segments.iter().map(|segment| (segment.number, segment.remove_bytes));
-    Ok(Writer::new(root.keys, removes.filter(|&(_, bytes)| bytes > 0).collect()))
+    let removes_in = |segment: &RootSegment| Removes { count: segment.removes, bytes: segment.remove_bytes };
+    let there = by_number.into_values().filter(|segment| segment.removes > 0 && !is_gone(log, segment));
+    // When the addresses of gone segments are taken out of the index, each counts as a key.
+    let removed: u64 = gone_since(log, root).map(|gone| u64::from(gone.removes)).sum();
+    Ok(Writer::new(root.keys + removed, there.map(|segment| (segment.number, removes_in(segment))).collect()))
 }

@@ -4,10 +4,11 @@
 //! all commands behind it: a get asks the newest of those first, then the index.
 //!
 //! **Invariants.** Nothing is written. A page that the writer has overwritten since does not verify as the one of this
-//! checkpoint, and a reclaimed segment is gone, so a wrong answer is noticed: then there is a newer checkpoint, and the
-//! reader starts again from that one.
+//! checkpoint, so that is noticed: then there is a newer checkpoint, and the reader starts again from that one. What lies in
+//! a segment that is gone means nothing to who has read the log to its end *after* the segment went: what was needed of it
+//! lies in what was read then. So a look-up that meets a reclaimed segment reads on in the log, and begins again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +22,7 @@ use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::heal::without_index;
 use crate::index::{Index, KeyHasher};
 use crate::lookup::{Damaged, ReadAt, SharedTable, Table, read_key, record_of, value_of};
-use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, slots_of};
+use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, next_there, slots_of};
 use crate::options::Options;
 use crate::order::{ReaderOrder, View as OrderView};
 use crate::root::Root;
@@ -79,6 +80,8 @@ struct View {
     /// Places of the commands behind the checkpoint by the hash of their key, oldest first.
     tail: HashMap<u64, SmallVec<[(u32, u32); 1]>>,
     tail_commands: usize,
+    /// Segments that were gone when the log was last read on: what lies in them means nothing.
+    gone: Arc<BTreeSet<u32>>,
     /// With so many a newer checkpoint is looked for.
     tail_commands_max: usize,
 }
@@ -211,14 +214,17 @@ impl Shared {
     fn find(&self, key: &[u8]) -> Result<Option<Entry>> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let (met_in, error) = match self.look(key) {
+            let Missed { checkpoint, gone, error } = match self.look(key) {
                 Ok(entry) => return Ok(entry),
-                Err((met_in, error)) if may_be_outdated(&error) => (met_in, error),
-                Err((_, error)) => return Err(error),
+                Err(missed) => missed,
             };
             let mut view = self.view();
-            if view.checkpoint == met_in {
-                let passed_by = match (met_in, error.index_damage()) {
+            if let Some(gone) = gone {
+                Arc::make_mut(&mut view.gone).insert(gone);
+            } else if !may_be_outdated(&error) {
+                return Err(error);
+            } else if view.checkpoint == checkpoint {
+                let passed_by = match (checkpoint, error.index_damage()) {
                     (Some(id), Some(damage)) => Some(DamagedCheckpoint { id, damage: damage.clone() }),
                     _ => view.passed_by.clone(),
                 };
@@ -229,11 +235,11 @@ impl Shared {
         Err(last.expect("only an error starts the look-up again"))
     }
 
-    /// Looks a key up in what is known; an error says in which checkpoint it was met.
-    fn look(&self, key: &[u8]) -> std::result::Result<Option<Entry>, (Option<CheckpointId>, Error)> {
+    /// Looks a key up in what is known.
+    fn look(&self, key: &[u8]) -> std::result::Result<Option<Entry>, Missed> {
         let mut view = self.view();
         let checkpoint = view.checkpoint;
-        let of_this = |error: Error| (checkpoint, error);
+        let of_this = |error: Error| Missed { checkpoint, gone: None, error };
         view.follow().map_err(of_this)?;
         if view.tail_commands > view.tail_commands_max {
             view.tail_commands_max *= 2;
@@ -242,22 +248,53 @@ impl Shared {
             *view = newer.map_err(of_this)?;
         }
         let hash = view.hasher.hash(key);
-        let (tail, table) = (view.tail.get(&hash).cloned().unwrap_or_default(), view.table.clone());
+        let places = view.tail.get(&hash).map_or(&[][..], |places| places);
+        let is_there = |&&(segment, _): &&(u32, u32)| !view.gone.contains(&segment);
+        let tail: SmallVec<[(u32, u32); 1]> = places.iter().filter(is_there).copied().collect();
+        let (table, known_gone) = (view.table.clone(), Arc::clone(&view.gone));
         drop(view);
+        let missed_at =
+            |segment, error| Missed { gone: Some(segment).filter(|_| is_gone(&error)), ..of_this(error) };
         for &(segment, position) in tail.iter().rev() {
-            let entry = self.log.read_at(segment, position).map_err(|error| of_this(error.into()))?;
+            let entry = self.log.read_at(segment, position);
+            let entry = entry.map_err(|error| missed_at(segment, error.into()))?;
             if record_of(&entry).map_err(of_this)?.key == key {
                 return Ok(Some(entry));
             }
         }
         let Some(table) = table else { return Ok(None) };
-        table.search_once(hash, Damaged::Fail, |location| read_key(&self.log, location, key)).map_err(of_this)
+        let mut gone = None;
+        let found = table.search_once(hash, Damaged::Fail, |location| {
+            if known_gone.contains(&location.segment) {
+                return Ok(None);
+            }
+            let read = read_key(&self.log, location, key);
+            if read.as_ref().is_err_and(is_gone) {
+                gone = Some(location.segment);
+            }
+            read
+        });
+        found.map_err(|error| Missed { gone: gone.filter(|_| is_gone(&error)), ..of_this(error) })
     }
+}
+
+/// Why a look-up has no answer.
+#[derive(Debug)]
+struct Missed {
+    /// What it began with.
+    checkpoint: Option<CheckpointId>,
+    /// A segment was reclaimed since the log was read.
+    gone: Option<u32>,
+    error: Error,
+}
+
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Engine(lsfs::Error::Gone { .. }))
 }
 
 /// Whether a newer checkpoint may help.
 fn may_be_outdated(error: &Error) -> bool {
-    matches!(error, Error::Engine(lsfs::Error::Gone { .. }) | Error::IndexDamaged { .. })
+    is_gone(error) || error.index_damage().is_some()
 }
 
 impl View {
@@ -328,6 +365,7 @@ impl View {
             entries,
             tail: HashMap::new(),
             tail_commands: 0,
+            gone: Arc::default(),
             tail_commands_max: TAIL_COMMANDS_MAX,
         }
     }
@@ -341,7 +379,7 @@ impl View {
 
     /// Takes note of what was written since.
     fn follow(&mut self) -> Result<()> {
-        while let Some(entry) = self.entries.next_entry()? {
+        while let Some(entry) = next_there(&mut self.entries)? {
             let hash = self.hasher.hash(record_of(&entry)?.key);
             self.tail.entry(hash).or_default().push((entry.pointer.segment, entry.pointer.position));
             self.tail_commands += 1;

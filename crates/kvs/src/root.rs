@@ -3,12 +3,11 @@
 use crate::index::IndexRoot;
 
 const MAGIC: [u8; 8] = *b"KVSroot\x01";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FIXED_BYTES: usize = 72;
 const SEGMENT_BYTES: usize = 28;
-/// Instead of a slot: no address is in this segment.
+/// Instead of a slot.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
-const FLAG_RETIRED: u32 = 1;
 
 /// A checkpoint, as final data keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,15 +23,15 @@ pub(crate) struct Root {
 /// A segment of the log at the time of the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RootSegment {
-    /// In addresses; [`NO_SLOT`] if there are none.
+    /// In addresses; [`NO_SLOT`] if no address is in this segment.
     pub(crate) slot: u32,
     pub(crate) number: u32,
     /// Bytes of frames to which the index does not point.
     pub(crate) stale_bytes: u64,
     /// Bytes of removes to which the index points.
     pub(crate) remove_bytes: u64,
-    /// Nothing in it is needed any more.
-    pub(crate) is_retired: bool,
+    /// How many these are.
+    pub(crate) removes: u32,
 }
 
 /// Why bytes are not a root.
@@ -69,7 +68,7 @@ impl Root {
             bytes.extend(segment.number.to_le_bytes());
             bytes.extend(segment.stale_bytes.to_le_bytes());
             bytes.extend(segment.remove_bytes.to_le_bytes());
-            bytes.extend((if segment.is_retired { FLAG_RETIRED } else { 0 }).to_le_bytes());
+            bytes.extend(segment.removes.to_le_bytes());
         }
         bytes
     }
@@ -109,7 +108,7 @@ impl Root {
                     number: u32_at(at + 4),
                     stale_bytes: u64_at(at + 8),
                     remove_bytes: u64_at(at + 16),
-                    is_retired: u32_at(at + 24) & FLAG_RETIRED != 0,
+                    removes: u32_at(at + 24),
                 })
                 .collect(),
         })
@@ -126,8 +125,8 @@ mod tests {
             log_end: (6, 7),
             keys: 8,
             segments: vec![
-                RootSegment { slot: 0, number: 9, stale_bytes: 1 << 40, remove_bytes: 3, is_retired: true },
-                RootSegment { slot: 2, number: 10, stale_bytes: 11, remove_bytes: 0, is_retired: false },
+                RootSegment { slot: 0, number: 9, stale_bytes: 1 << 40, remove_bytes: 3, removes: 2 },
+                RootSegment { slot: 2, number: 10, stale_bytes: 11, remove_bytes: 0, removes: 0 },
             ],
         }
     }
@@ -145,7 +144,7 @@ mod tests {
             Root::decode(&bad)
         };
         assert!(matches!(with(0, 0), Err(RootFault::Magic(_))));
-        assert_eq!(with(8, 2), Err(RootFault::Version(2)));
+        assert_eq!(with(8, 1), Err(RootFault::Version(1)));
         assert!(matches!(with(51, 0xff), Err(RootFault::Length { .. })), "no allocation by a wrong length");
         assert!(matches!(with(55, 0xff), Err(RootFault::Length { .. })));
     }

@@ -1,6 +1,7 @@
 //! Addresses of the index, and the places in the log that they stand for.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::index::ADDRESS_BITS;
 
@@ -85,6 +86,17 @@ impl SegmentSlots {
     /// A place whose segment has a slot.
     pub(crate) fn location(&self, segment: u32, position: u32) -> Option<Location> {
         Some(Location { address: self.known_address(segment, position)?, segment, position })
+    }
+
+    /// The addresses that a segment may have; `None` if it has no slot.
+    pub(crate) fn addresses_of(&self, segment: u32) -> Option<Range<u64>> {
+        let slot = u64::from(self.slot_of(segment)?);
+        Some(slot << POSITION_BITS..(slot + 1) << POSITION_BITS)
+    }
+
+    /// The segments that have a slot.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.slots.keys().copied()
     }
 
     /// The segment is gone.

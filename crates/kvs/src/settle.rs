@@ -9,7 +9,7 @@
 //! tail. Only who holds the writer's lock settles. A frame of the tail counts as live until it is settled, and so does
 //! what it replaces.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering;
 
 use lsfs::Entry;
@@ -176,6 +176,31 @@ impl Inner {
             are_left = self.settle_some()?;
         }
         Ok(())
+    }
+
+    /// Settles everything, and takes out of the index what lies in segments that were gone at the open: then it is what a
+    /// replay of the whole log would make.
+    pub(crate) fn settle_whole(&self) -> Result<()> {
+        self.settle_all()?;
+        let mut next = 0;
+        loop {
+            let mut writer = self.writer();
+            let mut table = self.table.write();
+            if !table.index.has_obsolete() {
+                return Ok(());
+            }
+            match table.index.remove_obsolete(next)? {
+                ControlFlow::Continue(page) => next = page,
+                ControlFlow::Break(removed) => {
+                    // The open has added those that were removes to the keys.
+                    writer.keys = writer.keys.saturating_sub(removed);
+                    let is_gone = |number: &u32| self.log.segment(*number).is_err();
+                    let gone: Vec<u32> = table.slots.numbers().filter(is_gone).collect();
+                    gone.into_iter().for_each(|number| table.slots.forget(number));
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Settles a part that a step of the background may take; `false` if nothing was left.

@@ -92,7 +92,7 @@ pub(crate) struct Inner {
     pub(crate) hasher: KeyHasher,
     writer: Mutex<Writer>,
     pub(crate) maintenance: Mutex<Maintenance>,
-    /// Segments that a durable checkpoint calls retired: to be reclaimed in the next call of the owner.
+    /// Segments that are not needed any more, as the durable log says: to be reclaimed in the next call of the owner.
     pub(crate) reclaimable: Mutex<Vec<u32>>,
     pub(crate) has_reclaimable: AtomicBool,
     /// Commands that the open has read are not in the index yet.
@@ -156,11 +156,18 @@ pub(crate) struct Writer {
     pub(crate) keys: u64,
     /// Bytes of frames that the last checkpoint does not cover.
     pub(crate) tail_bytes: u64,
-    /// Bytes of removes to which the index points, by segment.
-    pub(crate) remove_bytes: HashMap<u32, u64>,
+    /// Removes to which the index points, by segment.
+    pub(crate) removes: HashMap<u32, Removes>,
     /// What the index has not yet.
     pub(crate) recent: Recent,
     failure: Option<Error>,
+}
+
+/// Removes in a segment to which the index points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removes {
+    pub(crate) count: u32,
+    pub(crate) bytes: u64,
 }
 
 /// What [`KvStore::verify`] found.
@@ -530,7 +537,7 @@ impl KvStore {
     /// checkpoint into the index; if that fails, which is logged, they are not counted.
     pub fn stats(&self) -> Stats {
         let inner = self.inner();
-        if let Err(error) = inner.healing(|| inner.settle_all()) {
+        if let Err(error) = inner.healing(|| inner.settle_whole()) {
             tracing::warn!(dir = %inner.dir.display(), %error, "not everything is counted");
         }
         let (log, segments) = (inner.log.stats(), inner.log.segments());
@@ -595,7 +602,7 @@ impl KvStore {
             inner.log.sync()?;
         }
         if inner.has_reclaimable.load(Ordering::Relaxed)
-            && let Err(error) = inner.reclaim_retired()
+            && let Err(error) = inner.reclaim_compacted()
         {
             // The write has succeeded; if the log is stopped now, the next one says so.
             tracing::warn!(dir = %inner.dir.display(), %error, "segments were not given back");
@@ -814,15 +821,9 @@ pub(crate) fn is_full(error: &Error) -> bool {
 }
 
 impl Writer {
-    pub(crate) fn new(keys: u64, remove_bytes: HashMap<u32, u64>) -> Writer {
-        Writer {
-            log_end: (0, 0),
-            keys,
-            tail_bytes: 0,
-            remove_bytes,
-            recent: Recent::default(),
-            failure: None,
-        }
+    pub(crate) fn new(keys: u64, removes: HashMap<u32, Removes>) -> Writer {
+        let recent = Recent::default();
+        Writer { log_end: (0, 0), keys, tail_bytes: 0, removes, recent, failure: None }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -864,7 +865,9 @@ impl Writer {
             _ => {}
         }
         if is_remove(kind) {
-            *self.remove_bytes.entry(pointer.segment).or_default() += pointer.frame_bytes();
+            let removes = self.removes.entry(pointer.segment).or_default();
+            removes.count += 1;
+            removes.bytes += pointer.frame_bytes();
         }
         if let Some(hit) = old
             && hit.is_remove()
@@ -875,8 +878,9 @@ impl Writer {
 
     /// The index does not point to this remove any more.
     pub(crate) fn uncount_remove(&mut self, pointer: Pointer) {
-        if let Some(bytes) = self.remove_bytes.get_mut(&pointer.segment) {
-            *bytes = bytes.saturating_sub(pointer.frame_bytes());
+        if let Some(removes) = self.removes.get_mut(&pointer.segment) {
+            removes.count = removes.count.saturating_sub(1);
+            removes.bytes = removes.bytes.saturating_sub(pointer.frame_bytes());
         }
     }
 }

@@ -12,6 +12,7 @@ mod file;
 mod hash;
 mod page;
 
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,8 @@ pub(crate) use self::page::{ADDRESS_BITS, Candidates, PAGE_BYTES};
 use self::page::{DEPTH_MAX, ExpectedPage, Page};
 use crate::error::{Error, Result};
 
+/// Pages that are looked at under one lock for obsolete addresses.
+const SWEPT_PAGES: u32 = 64;
 /// Pages that are in memory whatever the budget says.
 const CACHED_PAGES_MIN: usize = 16;
 
@@ -52,6 +55,10 @@ pub(crate) struct Index {
     pages: Vec<PageEntry>,
     places: Places,
     cache: CacheState,
+    /// Addresses that mean nothing, in order; pages that are in the file as they were opened may have some.
+    obsolete: Vec<Range<u64>>,
+    /// How many of them were taken out of pages.
+    removed_obsolete: u64,
     /// Of the next checkpoint, and of the one that was opened.
     generation: u32,
     opened_generation: u32,
@@ -135,6 +142,8 @@ impl Index {
             pages: vec![PageEntry::new_dirty(Page::empty(0, 0))],
             places: Places::new(),
             cache: CacheState { budget_pages: budget_pages(budget_bytes), resident: 1, dirty: 1, hand: 0 },
+            obsolete: Vec::new(),
+            removed_obsolete: 0,
             generation: 1,
             opened_generation: 0,
         })
@@ -189,6 +198,8 @@ impl Index {
             pages,
             places,
             cache: CacheState { budget_pages: budget_pages(budget_bytes), resident: 0, dirty: 0, hand: 0 },
+            obsolete: Vec::new(),
+            removed_obsolete: 0,
             generation: root.generation.saturating_add(1),
             opened_generation: root.generation,
         })
@@ -281,6 +292,34 @@ impl Index {
         Ok(true)
     }
 
+    /// Says that addresses in these ranges mean nothing: no look-up finds them from now on. The index was just opened.
+    pub(crate) fn make_obsolete(&mut self, mut addresses: Vec<Range<u64>>) {
+        addresses.sort_by_key(|range| range.start);
+        self.obsolete = addresses;
+    }
+
+    /// Whether pages may have obsolete addresses.
+    pub(crate) fn has_obsolete(&self) -> bool {
+        !self.obsolete.is_empty()
+    }
+
+    /// Takes obsolete addresses out of some pages from `number` on; answers where to go on, and at the end how many there
+    /// were in all pages.
+    pub(crate) fn remove_obsolete(&mut self, number: u32) -> Result<ControlFlow<u64, u32>> {
+        let end = self.pages.len() as u32;
+        let next = number.saturating_add(SWEPT_PAGES).min(end);
+        for number in number..next {
+            if self.pages[number as usize].is_as_opened {
+                self.load(number)?;
+            }
+        }
+        if next < end {
+            return Ok(ControlFlow::Continue(next));
+        }
+        self.obsolete = Vec::new();
+        Ok(ControlFlow::Break(std::mem::take(&mut self.removed_obsolete)))
+    }
+
     /// Reads all pages, also those that are in memory, and counts their slots; what does not verify goes to `damaged`.
     pub(crate) fn count_slots(&mut self, mut damaged: impl FnMut(Error)) -> Result<u64> {
         let mut slots = 0;
@@ -340,10 +379,25 @@ impl Index {
             entry.len = page.len() as u16;
             entry.resident = Some(Arc::new(page));
             self.cache.resident += 1;
+            if entry.is_as_opened && !self.obsolete.is_empty() {
+                self.take_out_obsolete(number);
+            }
         }
         let entry = &self.pages[number as usize];
         entry.used.store(true, Ordering::Relaxed);
         Ok(entry.resident.as_ref().expect("just read"))
+    }
+
+    /// Takes obsolete addresses out of a page that was just read.
+    fn take_out_obsolete(&mut self, number: u32) {
+        let obsolete = std::mem::take(&mut self.obsolete);
+        let page = self.pages[number as usize].resident.as_ref().expect("the caller has read it");
+        let before = page.len();
+        if page.has_any(|address| is_within(&obsolete, address)) {
+            self.change(number, |page| page.remove_all(|address| is_within(&obsolete, address)));
+            self.removed_obsolete += (before - usize::from(self.pages[number as usize].len)) as u64;
+        }
+        self.obsolete = obsolete;
     }
 
     /// Changes a page; a checkpoint that holds it keeps it as it was.
@@ -498,6 +552,11 @@ impl Checkpoint {
         env.disk.sync_dir(dir).map_err(|error| Error::io("sync directory", dir, 0, error))?;
         Ok(())
     }
+}
+
+fn is_within(ranges: &[Range<u64>], address: u64) -> bool {
+    let behind = ranges.partition_point(|range| range.start <= address);
+    ranges[..behind].last().is_some_and(|range| address < range.end)
 }
 
 fn budget_pages(budget_bytes: usize) -> usize {

@@ -162,6 +162,20 @@ impl Page {
         self.count -= 1;
     }
 
+    /// Whether some addresses are among those that are meant.
+    pub(crate) fn has_any(&self, is_meant: impl Fn(u64) -> bool) -> bool {
+        self.slots().iter().any(|&slot| is_meant(address_of(slot)))
+    }
+
+    /// Removes the slots with the addresses that are meant.
+    pub(crate) fn remove_all(&mut self, is_meant: impl Fn(u64) -> bool) {
+        for at in (0..self.len()).rev() {
+            if is_meant(address_of(self.slots[at])) {
+                self.remove_at(at);
+            }
+        }
+    }
+
     /// Gives the key of a slot, which has this hash, another address.
     ///
     /// # Panics

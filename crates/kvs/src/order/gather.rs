@@ -88,11 +88,7 @@ pub(super) fn gather(
                 entries = log.entries_from(gathering.next_place(place));
             }
             // Reclaimed: what was live in it lies ahead.
-            Err(lsfs::Error::Gone { .. }) => {
-                let behind = entries.place().0;
-                let Some(next) = log.numbers()?.into_iter().find(|&number| number > behind) else { break };
-                entries = log.entries_from((next, 0));
-            }
+            Err(lsfs::Error::Gone { .. }) => entries.skip_gone(),
             Err(error) => return Err(error.into()),
         }
     }

@@ -8,6 +8,7 @@ mod crash;
 mod faults;
 mod feed;
 mod golden;
+mod gone;
 mod healing;
 mod model;
 mod order;

@@ -89,7 +89,7 @@ impl Entries {
     /// The next entry; `None` at the durable end (in a cache: the written one). More may come: call again.
     ///
     /// # Errors
-    /// [`Error::Gone`] if the segment was reclaimed. [`Error::Corrupt`] if an entry does not verify: then the same call
+    /// [`Error::Gone`] if the segment was reclaimed: [`Entries::skip_gone`] goes on behind it. [`Error::Corrupt`] if an entry does not verify: then the same call
     /// gives the same error, and [`Entries::skip_damage`] goes on behind it.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         loop {
@@ -125,6 +125,11 @@ impl Entries {
             self.position = pointer.end();
             return Ok(Some(Entry { pointer, kind, ends_batch: !more, body: frame.body.into() }));
         }
+    }
+
+    /// After [`Error::Gone`]: goes on with the next segment there is.
+    pub fn skip_gone(&mut self) {
+        self.go_to(self.number + 1, PAGE_BYTES as u64);
     }
 
     fn go_to(&mut self, number: u32, position: u64) {

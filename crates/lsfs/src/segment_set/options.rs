@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::codec::{BodyLayout, FRAME_BODY_BYTES_MAX};
 use crate::error::{Error, Result};
-use crate::write_path::space::{SpaceOptions, SpacePolicy};
+use crate::write_path::space::{READY_PART, SpaceOptions, SpacePolicy};
 
 /// What a set promises. Fixed when it is created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +53,9 @@ pub struct SetOptions {
     pub cache_bytes: usize,
     /// How space is made ready.
     pub space: SpacePolicy,
+    /// A new segment, and space that is made ready, take at most this part of the bytes in use (and 1 MiB): 4 is a quarter.
+    /// An owner that compacts gives space back by segment, so the greater, the less it has to keep.
+    pub ready_part: u64,
     /// Whether spare segments are made ready in the background; off for a program that opens, writes a little and ends.
     pub spares: bool,
     /// Whether a missing set is created.
@@ -71,6 +74,7 @@ impl Default for SetOptions {
             in_flight_bytes: 2 << 20,
             cache_bytes: 4 << 20,
             space: SpacePolicy::default(),
+            ready_part: READY_PART,
             spares: true,
             create: true,
             footer: None,
@@ -88,6 +92,7 @@ impl fmt::Debug for SetOptions {
             .field("in_flight_bytes", &self.in_flight_bytes)
             .field("cache_bytes", &self.cache_bytes)
             .field("space", &self.space)
+            .field("ready_part", &self.ready_part)
             .field("spares", &self.spares)
             .field("create", &self.create)
             .field("footer", &self.footer.is_some())
@@ -105,7 +110,8 @@ pub(crate) const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 impl SetOptions {
     /// What spare segments need to know.
     pub(crate) fn space(&self) -> SpaceOptions {
-        SpaceOptions { block_bytes: PAGE_BYTES, segment_bytes: self.segment_bytes, policy: self.space }
+        let SetOptions { segment_bytes, space: policy, ready_part, .. } = *self;
+        SpaceOptions { block_bytes: PAGE_BYTES, segment_bytes, policy, ready_part }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -119,6 +125,14 @@ impl SetOptions {
         let page = PAGE_BYTES as u64;
         within("body_limit_bytes", self.body_limit_bytes.into(), page, FRAME_BODY_BYTES_MAX.into())?;
         within("segment_bytes", self.segment_bytes, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?;
-        within("in_flight_bytes", self.in_flight_bytes as u64, 2 * page, 1 << 30)
+        within("in_flight_bytes", self.in_flight_bytes as u64, 2 * page, 1 << 30)?;
+        if self.ready_part == 0 {
+            return Err(Error::InvalidOption {
+                option: "ready_part",
+                value: self.ready_part.to_string(),
+                expected: "at least 1".to_string(),
+            });
+        }
+        Ok(())
     }
 }

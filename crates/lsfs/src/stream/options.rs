@@ -2,7 +2,7 @@
 
 use crate::codec::{BLOCK_BYTES_DEFAULT, Checksum, Compression, is_block_size};
 use crate::error::{Error, Result};
-use crate::write_path::space::{SpaceOptions, SpacePolicy};
+use crate::write_path::space::{READY_PART, SpaceOptions, SpacePolicy};
 
 /// Settings of a record stream. Those marked *fixed* are kept from its creation on.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl StreamOptions {
     /// What spare segments need to know.
     pub(crate) fn space(&self) -> SpaceOptions {
         let StreamOptions { block_bytes, segment_bytes, space: policy, .. } = *self;
-        SpaceOptions { block_bytes, segment_bytes, policy }
+        SpaceOptions { block_bytes, segment_bytes, ready_part: READY_PART, policy }
     }
 
     pub(crate) fn check(&self) -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! A sync that also changes file-system metadata costs half as much again, so small appends go into space that was
 //! written before: a purged segment, or zeros written ahead by a background task. What is made ready is bounded by a
-//! quarter of the live bytes and 1 MiB, so a small store stays small.
+//! part of the live bytes and 1 MiB, so a small store stays small.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,10 @@ use crate::metrics::Counter;
 
 /// The first segment, and the smallest a full disk makes us go on with.
 const INITIAL_SEGMENT_BYTES: u64 = 512 << 10;
-/// What may be made ready beyond a quarter of the live bytes.
+/// What may be made ready beyond a part of the live bytes, ...
 const READY_BYTES_BASE: u64 = 1 << 20;
+/// ... which is usually a quarter.
+pub(crate) const READY_PART: u64 = 4;
 /// [`SpacePolicy::Adaptive`] stops writing zeros when an average write is at least this long.
 const BULK_WRITE_BYTES: u64 = 64 << 10;
 /// Zeros are written in pieces of this size, so that appends get their turn on the device.
@@ -44,6 +46,8 @@ pub(crate) struct SpaceOptions {
     /// Segments grow up to this size.
     pub(crate) segment_bytes: u64,
     pub(crate) policy: SpacePolicy,
+    /// The next segment, and what is made ready, are at most this part of the live bytes (and a base).
+    pub(crate) ready_part: u64,
 }
 
 /// A file ready to become a segment.
@@ -90,7 +94,7 @@ impl Space {
 
     /// What may still be made ready when `live_bytes` are in use and `unused_bytes` of the active segment are not.
     fn allowance(&self, live_bytes: u64, unused_bytes: u64) -> u64 {
-        (live_bytes / 4 + READY_BYTES_BASE).saturating_sub(unused_bytes)
+        (live_bytes / self.options.ready_part + READY_BYTES_BASE).saturating_sub(unused_bytes)
     }
 
     /// Size of the next segment: as the store grows, in powers of two, up to the configured size.

@@ -1,0 +1,93 @@
+//! Segments that are given back behind the last checkpoint: what its index has at their addresses means nothing.
+
+use kvs::{KvReader, KvStore};
+use lsfs::io::SimDisk;
+
+use crate::order::scan;
+use crate::support::{Choices, budget, sim_env};
+use crate::{DIR, Model, difference, options};
+
+const KEYS: u64 = 700;
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key {n:05}").into_bytes()
+}
+
+/// Looks keys up one by one, each for itself.
+fn check(get: impl Fn(&[u8]) -> kvs::Result<Option<Vec<u8>>>, model: &Model, context: &str) {
+    let found: Model = (0..KEYS)
+        .filter_map(|n| {
+            get(&key(n)).unwrap_or_else(|error| panic!("{context}: {error}")).map(|v| (key(n), v))
+        })
+        .collect();
+    assert!(found == *model, "{context}: {}", difference(&found, model));
+}
+
+/// Sets and removes keys until segments have gone since the last checkpoint; the reader is opened at that checkpoint.
+fn write_until_gone(
+    store: &KvStore,
+    model: &mut Model,
+    choices: &mut Choices,
+    reader_seed: u64,
+    disk: &SimDisk,
+) -> KvReader {
+    let mut reader = None;
+    let (mut tail_bytes, mut reclaimed) = (u64::MAX, 0);
+    for tag in 0..100_000u64 {
+        let n = choices.below(KEYS);
+        if choices.below(4) == 0 {
+            assert_eq!(store.delete(key(n)).unwrap(), model.remove(&key(n)).is_some());
+        } else {
+            let value = [&tag.to_le_bytes()[..], &vec![7; choices.below(60) as usize]].concat();
+            store.put(key(n), &value).unwrap();
+            model.insert(key(n), value);
+        }
+        let stats = store.stats();
+        if stats.tail_bytes < tail_bytes {
+            reclaimed = stats.reclaimed_segments;
+            reader = Some(KvReader::open_with(DIR, options(sim_env(disk, reader_seed + tag))).unwrap());
+        }
+        tail_bytes = stats.tail_bytes;
+        // Two and more, so that their numbers are used again before the end.
+        if stats.reclaimed_segments > reclaimed + 1 {
+            return reader.expect("tail bytes fall from the greatest there are");
+        }
+    }
+    panic!("segments go only with checkpoints: {:?}", store.stats());
+}
+
+#[test]
+fn addresses_in_segments_that_are_gone_mean_nothing_after_a_kill() {
+    for seed in 1..=budget("KVS_GONE_SEEDS", 12) {
+        let mut choices = Choices::new(seed);
+        let (mut disk, mut model) = (SimDisk::new(seed), Model::new());
+        for life in 0..4 {
+            let context = format!("seed {seed}, life {life}");
+            let opened = seed * 1_000_000 + life * 250_000;
+            let store = KvStore::open_with(DIR, options(sim_env(&disk, opened))).unwrap();
+            // After a kill: what is met first is the index of the checkpoint, then what the log says later.
+            match life % 3 {
+                0 => check(|key| store.get_bytes(key), &model, &context),
+                1 => assert!(store.verify().unwrap().damage.is_empty(), "{context}"),
+                _ => {}
+            }
+            let reader = write_until_gone(&store, &mut model, &mut choices, opened + 1, &disk);
+            check(|key| reader.get_bytes(key), &model, &format!("{context}, reader"));
+            check(|key| store.get_bytes(key), &model, &context);
+            assert!(scan(&reader).unwrap() == model, "{context}");
+            disk = disk.restart();
+            drop(store);
+            // A reader of what the killed process left, which nobody has settled.
+            let reader = KvReader::open_with(DIR, options(sim_env(&disk, opened + 200_000))).unwrap();
+            check(|key| reader.get_bytes(key), &model, &format!("{context}, later reader"));
+        }
+        let store = KvStore::open_with(DIR, options(sim_env(&disk, seed * 1_000_000 + 999_999))).unwrap();
+        let context = format!("seed {seed}, at the end");
+        assert!(!store.open_report().rebuilt, "{context}");
+        assert_eq!(store.stats().keys, model.len() as u64, "{context}");
+        check(|key| store.get_bytes(key), &model, &context);
+        assert!(store.verify().unwrap().damage.is_empty(), "{context}");
+        store.compact(|_| true).unwrap();
+        check(|key| store.get_bytes(key), &model, &context);
+    }
+}
