@@ -74,11 +74,12 @@ impl Inner {
     /// begins again, once.
     pub(crate) fn healing<T>(&self, mut call: impl FnMut() -> Result<T>) -> Result<T> {
         match call() {
+            Ok(done) => Ok(done),
             Err(error) if error.index_damage().is_some() => {
                 self.heal(&error)?;
                 call()
             }
-            other => other,
+            Err(error) => Err(error),
         }
     }
 

@@ -117,16 +117,15 @@ impl Table {
         Table { index, slots, tail: Tail::default() }
     }
 
-    /// Where the log has these addresses.
+    /// Adds where the log has these addresses.
     #[inline]
-    fn locate(&self, candidates: impl IntoIterator<Item = u64>) -> Result<Places> {
-        let mut places = Places::new();
+    fn locate(&self, candidates: impl IntoIterator<Item = u64>, places: &mut Places) -> Result<()> {
         for address in candidates {
             let unknown = || self.index.damaged(format!("address {address:#x} is in no segment"));
             let location = self.slots.locate(address).ok_or_else(unknown)?;
             places.push(Place { location, is_in_tail: false });
         }
-        Ok(places)
+        Ok(())
     }
 
     /// Makes the index point to a frame, instead of another or of none.
@@ -214,38 +213,36 @@ impl SharedTable {
         self.write().point_at(log, hash, old, pointer)
     }
 
-    /// The places where a key with this hash may be. Only so many of the tail, if there are some: there may be very many,
-    /// of one key that was set all the time, and the newest is enough.
-    fn places(&self, hash: u64, tail_max: usize) -> Result<Places> {
-        let mut places = Places::new();
+    /// Adds the places where a key with this hash may be. Only so many of the tail, if there are some: there may be very
+    /// many, of one key that was set all the time, and the newest is enough.
+    fn places(&self, hash: u64, tail_max: usize, places: &mut Places) -> Result<()> {
         {
             let table = self.read();
-            if table.tail.is_empty()
-                && let Some(candidates) = table.index.candidates(hash)
-            {
-                return table.locate(candidates);
+            if !table.tail.is_empty() {
+                let newer = table.tail.locations(hash, &table.slots).take(tail_max);
+                places.extend(newer.map(|location| Place { location, is_in_tail: true }));
+                if places.len() == tail_max {
+                    return Ok(());
+                }
             }
-            let newer = table.tail.locations(hash, &table.slots).take(tail_max);
-            places.extend(newer.map(|location| Place { location, is_in_tail: true }));
-            if places.len() == tail_max {
-                return Ok(places);
+            if let Some(candidates) = table.index.candidates(hash) {
+                return table.locate(candidates, places);
             }
         }
         // What is settled between the two looks is met twice.
-        places.extend(self.places_in_index(hash)?);
-        Ok(places)
+        self.places_in_index(hash, places)
     }
 
-    fn places_in_index(&self, hash: u64) -> Result<Places> {
+    fn places_in_index(&self, hash: u64, places: &mut Places) -> Result<()> {
         {
             let table = self.read();
             if let Some(candidates) = table.index.candidates(hash) {
-                return table.locate(candidates);
+                return table.locate(candidates, places);
             }
         }
         let mut table = self.write();
         let candidates = table.index.load_candidates(hash)?;
-        table.locate(candidates)
+        table.locate(candidates, places)
     }
 
     /// Looks at the places where a key with this hash may be, until `look` finds it to be one of them.
@@ -259,8 +256,9 @@ impl SharedTable {
         loop {
             attempts -= 1;
             match self.search_once(hash, damaged, &mut look) {
+                Ok(found) => return Ok(found),
                 Err(Error::Engine(lsfs::Error::Gone { .. })) if attempts > 0 => {}
-                other => return other,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -272,11 +270,16 @@ impl SharedTable {
         damaged: Damaged,
         mut look: impl FnMut(Location) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let places = self.places(hash, 1)?;
+        let mut places = Places::new();
+        self.places(hash, 1, &mut places)?;
         let are_more = places.first().is_some_and(|place| place.is_in_tail);
-        match look_at(places, damaged, &mut look)? {
-            // Two keys have one hash: the other places count too.
-            None if are_more => look_at(self.places(hash, usize::MAX)?, damaged, look),
+        match look_at(&places, damaged, &mut look)? {
+            None if are_more => {
+                // Two keys have one hash: the other places count too.
+                places.clear();
+                self.places(hash, usize::MAX, &mut places)?;
+                look_at(&places, damaged, look)
+            }
             found => Ok(found),
         }
     }
@@ -300,7 +303,9 @@ impl SharedTable {
         hash: u64,
         damaged: Damaged,
     ) -> Result<Option<Hit>> {
-        look_at(self.places_in_index(hash)?, damaged, hit_at(log, key))
+        let mut places = Places::new();
+        self.places_in_index(hash, &mut places)?;
+        look_at(&places, damaged, hit_at(log, key))
     }
 
     /// As [`SharedTable::find_in_index`] for several keys, given with their hashes. The memory of all of them is asked for
@@ -311,21 +316,24 @@ impl SharedTable {
         keys: &[(u64, &[u8])],
         damaged: Damaged,
     ) -> Result<Vec<Option<Hit>>> {
-        let mut known = Vec::with_capacity(keys.len());
+        let mut places = vec![Places::new(); keys.len()];
+        let mut not_in_memory = Vec::new();
         {
             let table = self.read();
             keys.iter().for_each(|&(hash, _)| table.index.prefetch(hash));
-            for &(hash, _) in keys {
-                known.push(table.index.candidates(hash).map(|found| table.locate(found)).transpose()?);
+            for (at, &(hash, _)) in keys.iter().enumerate() {
+                match table.index.candidates(hash) {
+                    Some(candidates) => table.locate(candidates, &mut places[at])?,
+                    None => not_in_memory.push(at),
+                }
             }
         }
-        let mut places = Vec::with_capacity(keys.len());
-        for (known, &(hash, _)) in known.into_iter().zip(keys) {
-            places.push(known.map_or_else(|| self.places_in_index(hash), Ok)?);
+        for at in not_in_memory {
+            self.places_in_index(keys[at].0, &mut places[at])?;
         }
         let locations = places.iter().flatten().map(|place| place.location);
         log.prefetch(locations.map(|Location { segment, position, .. }| (segment, position)));
-        let looks = places.into_iter().zip(keys);
+        let looks = places.iter().zip(keys);
         looks.map(|(places, (_, key))| look_at(places, damaged, hit_at(log, key))).collect()
     }
 
@@ -341,12 +349,12 @@ impl SharedTable {
 
 /// Looks at places until `look` finds what it looks for.
 fn look_at<T>(
-    places: Places,
+    places: &[Place],
     damaged: Damaged,
     mut look: impl FnMut(Location) -> Result<Option<T>>,
 ) -> Result<Option<T>> {
     let (mut damage, mut gone) = (None, None);
-    for Place { location, is_in_tail } in places {
+    for &Place { location, is_in_tail } in places {
         match look(location) {
             Ok(None) => {}
             Err(error @ Error::Engine(lsfs::Error::Gone { .. })) => gone = Some(error),
