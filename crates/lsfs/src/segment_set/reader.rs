@@ -177,7 +177,7 @@ impl Shared {
 
     /// Looks again, cheaply if the writer's page says that only the active segment grew.
     fn refresh(&self, view: &mut View) -> Result<()> {
-        if let Some(published) = view.page.as_deref().and_then(live::published)
+        if let Some(published) = live::published(view.page.as_deref(), &self.env)
             && view.follow(&published)
         {
             return Ok(());
@@ -267,7 +267,7 @@ impl View {
             true => env.disk.shared_page(&dir.join(directory::LIVE_NAME), false).ok(),
             false => None,
         };
-        let published = page.as_deref().and_then(live::published);
+        let published = live::published(page.as_deref(), env);
         let Some(state) = read_state(env, dir, LIST_STEM)? else {
             recovery::refuse_orphans(env, dir, None)?;
             return Err(not_found("it was never completed"));

@@ -11,7 +11,7 @@ use crate::final_data::read_state;
 use crate::io::{OpenMode, SharedPage};
 use crate::stream::recovery::{Layout, refuse_orphans};
 use crate::stream::{MANIFEST_STEM, STREAM, decode_manifest, stream_exists};
-use crate::write_path::live::{self, Published};
+use crate::write_path::live;
 
 /// One look at a stream.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Look {
             return Err(not_found("it was never completed"));
         };
         let manifest = decode_manifest(dir, &state.bytes)?;
-        let layout = match published(page.as_deref()) {
+        let layout = match live::published(page.as_deref(), env) {
             // A page of an earlier epoch is what a killed writer left; the one that holds the lock is still recovering.
             Some(published) if published.epoch >= manifest.epoch => {
                 let mut layout = Layout::named(env, dir, &manifest, OpenMode::Read)?;
@@ -84,11 +84,6 @@ impl Look {
         };
         Ok(Look { manifest, manifest_version: state.version, layout, page })
     }
-}
-
-/// What a page says, if there is one.
-pub(crate) fn published(page: Option<&dyn SharedPage>) -> Option<Published> {
-    page.and_then(live::published)
 }
 
 /// Whether a writer has the stream open.

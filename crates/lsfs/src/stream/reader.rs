@@ -12,7 +12,7 @@ use crate::error::{Corruption, Result};
 use crate::final_data::read_state;
 use crate::io::{Runtime, SharedPage};
 use crate::stream::cursor::{Cursor, Record, ReverseCursor, Source};
-use crate::stream::look::{Look, is_written, published};
+use crate::stream::look::{Look, is_written};
 use crate::stream::recorder::Bounds;
 use crate::stream::segment::{Extent, Segment};
 use crate::stream::{MANIFEST_STEM, backward, forward, read_one};
@@ -160,7 +160,7 @@ impl Shared {
 
     /// Looks again, cheaply if the writer's page says that only the active segment grew, or that none has come.
     fn refresh(&self, view: &mut View) -> Result<()> {
-        let published = published(view.page.as_deref());
+        let published = live::published(view.page.as_deref(), &self.env);
         if let Some(published) = published
             && view.follow(&published)
         {
@@ -277,7 +277,7 @@ impl View {
 
     /// Whether no sealed segment has come or gone since the last look, as far as pages in memory tell.
     fn is_current(&self, env: &Env) -> bool {
-        match published(self.page.as_deref()) {
+        match live::published(self.page.as_deref(), env) {
             Some(published) => self.is_of(&published),
             None => self.is_still_unwritten(env),
         }
