@@ -154,12 +154,6 @@ impl Table {
             }
         }
     }
-
-    fn prepare(&mut self, log: &SegmentSet, hash: u64) -> Result<()> {
-        let Table { index, slots, .. } = self;
-        let hasher = index.hasher();
-        index.prepare(hash, &mut |address| hash_at(log, slots, address, hasher))
-    }
 }
 
 fn hash_at(
@@ -190,14 +184,6 @@ impl SharedTable {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes it unlikely that [`Table::point`] fails.
-    pub(crate) fn prepare(&self, log: &SegmentSet, hash: u64) -> Result<()> {
-        if self.read().index.is_prepared(hash) {
-            return Ok(());
-        }
-        self.write().prepare(log, hash)
-    }
-
     pub(crate) fn into_inner(self) -> Table {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,7 +204,7 @@ impl SharedTable {
     fn places(&self, hash: u64, tail_max: usize, places: &mut Places) -> Result<()> {
         {
             let table = self.read();
-            if !table.tail.is_empty() {
+            if table.tail.may_have(hash) {
                 let newer = table.tail.locations(hash, &table.slots).take(tail_max);
                 places.extend(newer.map(|location| Place { location, is_in_tail: true }));
                 if places.len() == tail_max {
@@ -308,33 +294,42 @@ impl SharedTable {
         look_at(&places, damaged, hit_at(log, key))
     }
 
-    /// As [`SharedTable::find_in_index`] for several keys, given with their hashes. The memory of all of them is asked for
-    /// before the first is waited for. The caller holds the writer's lock, so the index stays as it is.
+    /// As [`SharedTable::find_in_index`] for several keys, given with their hashes. The memory of all their frames is asked
+    /// for before the first is waited for. The caller holds the writer's lock, so the index stays as it is.
     pub(crate) fn find_each_in_index(
         &self,
         log: &SegmentSet,
         keys: &[(u64, &[u8])],
         damaged: Damaged,
     ) -> Result<Vec<Option<Hit>>> {
-        let mut places = vec![Places::new(); keys.len()];
-        let mut not_in_memory = Vec::new();
+        let (mut places, mut ends) = (Places::new(), Vec::with_capacity(keys.len()));
         {
             let table = self.read();
-            keys.iter().for_each(|&(hash, _)| table.index.prefetch(hash));
-            for (at, &(hash, _)) in keys.iter().enumerate() {
-                match table.index.candidates(hash) {
-                    Some(candidates) => table.locate(candidates, &mut places[at])?,
-                    None => not_in_memory.push(at),
-                }
+            for &(hash, _) in keys {
+                let end = match table.index.candidates(hash) {
+                    Some(candidates) => {
+                        table.locate(candidates, &mut places)?;
+                        Some(places.len())
+                    }
+                    None => None,
+                };
+                ends.push(end);
             }
         }
-        for at in not_in_memory {
-            self.places_in_index(keys[at].0, &mut places[at])?;
-        }
-        let locations = places.iter().flatten().map(|place| place.location);
+        let locations = places.iter().map(|place| place.location);
         log.prefetch(locations.map(|Location { segment, position, .. }| (segment, position)));
-        let looks = places.iter().zip(keys);
-        looks.map(|(places, (_, key))| look_at(places, damaged, hit_at(log, key))).collect()
+        let mut first = 0;
+        let look = |(end, &(hash, key)): (Option<usize>, &(u64, &[u8]))| {
+            let Some(end) = end else {
+                // Its page is not in memory.
+                let mut places = Places::new();
+                self.places_in_index(hash, &mut places)?;
+                return look_at(&places, damaged, hit_at(log, key));
+            };
+            let of_key = &places[std::mem::replace(&mut first, end)..end];
+            look_at(of_key, damaged, hit_at(log, key))
+        };
+        ends.into_iter().zip(keys).map(look).collect()
     }
 
     /// Makes `value` the value of a key; `false` if it has none.

@@ -12,11 +12,12 @@ use std::sync::{MutexGuard, PoisonError};
 
 use lsfs::codec::Pointer;
 use lsfs::io::Step;
-use lsfs::{Durability, Entry, FinalData, SetSegmentInfo};
+use lsfs::{Entry, FinalData, SetSegmentInfo};
 
 use crate::error::{Error, Result};
 use crate::index::PAGE_BYTES;
 use crate::lookup::{Hit, record_of};
+use crate::recent::Replaces;
 use crate::record::{Command, Record, encode_moved};
 use crate::reserve;
 use crate::root::{NO_SLOT, Root, RootSegment};
@@ -62,6 +63,17 @@ enum Aim {
     Rest,
     /// To every segment that is worth it.
     All,
+}
+
+/// A frame that may have to be moved.
+struct LiveFrame<'a> {
+    entry: &'a Entry,
+    record: Record<'a>,
+    hash: u64,
+    /// Its own.
+    address: u64,
+    /// The index points to it; if not, its page is not in memory.
+    is_checked: bool,
 }
 
 /// The state of what goes on beside writing; one at a time.
@@ -382,15 +394,14 @@ impl Inner {
 
     /// Appends again what is live of these frames, and lets go what hides nothing any more.
     fn move_live(&self, group: &[Entry], oldest_left: Option<u32>) -> Result<()> {
-        // Most frames are stale, and stay so: whoever writes waits only for those that were live a moment ago.
-        let mut live = Vec::with_capacity(group.len());
+        let mut frames = Vec::with_capacity(group.len());
         for entry in group {
             let record = record_of(entry)?;
             let hash = self.hasher.hash(record.key);
-            if self.live_address(entry, hash)?.is_some() {
-                live.push((entry, record, hash));
-            }
+            frames.push(LiveFrame { entry, record, hash, address: 0, is_checked: false });
         }
+        // Most frames are stale, and stay so: whoever writes waits only for those that were live a moment ago.
+        let live = self.live_of(frames)?;
         if live.is_empty() {
             return Ok(());
         }
@@ -398,17 +409,64 @@ impl Inner {
         writer.check()?;
         // What was set meanwhile must not be hidden by the copy of what it replaces.
         self.settle_recent(&mut writer)?;
-        for (entry, record, hash) in live {
-            let Some(address) = self.live_address(entry, hash)? else { continue };
-            if hides_nothing(&record, entry.pointer.segment, oldest_left) {
-                self.table.write().index.remove(hash, address)?;
-                writer.uncount_remove(entry.pointer);
-                release(&self.log, entry.pointer);
-                continue;
-            }
-            self.move_one(&mut writer, hash, &record, entry, address)?;
+        let is_needless =
+            |frame: &LiveFrame<'_>| hides_nothing(&frame.record, frame.entry.pointer.segment, oldest_left);
+        let (needless, moved): (Vec<_>, Vec<_>) = self.live_of(live)?.into_iter().partition(is_needless);
+        for LiveFrame { entry, hash, address, .. } in needless {
+            self.table.write().index.remove(hash, address)?;
+            writer.uncount_remove(entry.pointer);
+            release(&self.log, entry.pointer);
         }
-        Ok(())
+        self.move_all(&mut writer, &moved)?;
+        self.settle_recent(&mut writer)
+    }
+
+    /// Those of some frames to which the index points, with their addresses.
+    fn live_of<'a>(&self, mut frames: Vec<LiveFrame<'a>>) -> Result<Vec<LiveFrame<'a>>> {
+        {
+            let table = self.table.read();
+            frames.iter().for_each(|frame| table.index.prefetch(frame.hash));
+            frames.retain_mut(|frame| {
+                let Pointer { segment, position, .. } = frame.entry.pointer;
+                let Some(address) = table.slots.known_address(segment, position) else { return false };
+                frame.address = address;
+                let candidates = table.index.candidates(frame.hash);
+                frame.is_checked = candidates.is_some();
+                candidates.is_none_or(|mut candidates| candidates.any(|candidate| candidate == address))
+            });
+        }
+        if frames.iter().all(|frame| frame.is_checked) {
+            return Ok(frames);
+        }
+        let mut live = Vec::with_capacity(frames.len());
+        for frame in frames {
+            if frame.is_checked || self.live_address(frame.entry, frame.hash)? == Some(frame.address) {
+                live.push(frame);
+            }
+        }
+        Ok(live)
+    }
+
+    /// Appends live frames again, and notes where they are now.
+    fn move_all(&self, writer: &mut Writer, frames: &[LiveFrame<'_>]) -> Result<()> {
+        let copies: Vec<_> = frames
+            .iter()
+            .map(|LiveFrame { entry, record, .. }| {
+                encode_moved(entry.kind, &entry.body, record, entry.pointer.segment)
+            })
+            .collect();
+        let mut placed = Vec::with_capacity(copies.len());
+        let appended =
+            self.log.append_each(copies.iter().map(|copy| (copy.kind, &copy.body[..])), |pointer| {
+                placed.push(pointer)
+            });
+        // Also after an error: what was appended is in the log.
+        let notes = frames.iter().zip(&copies).zip(placed).map(|((frame, copy), pointer)| {
+            let old = Hit { address: frame.address, head: frame.entry.head() };
+            (frame.hash, copy.kind, pointer, Replaces::Known(Some(old)))
+        });
+        self.note(writer, notes);
+        Ok(appended?)
     }
 
     /// The frame's address, if the index points to it.
@@ -424,20 +482,6 @@ impl Inner {
         let mut table = self.table.write();
         let Some(address) = table.slots.known_address(segment, position) else { return Ok(None) };
         Ok(table.index.load_candidates(hash)?.contains(&address).then_some(address))
-    }
-
-    fn move_one(
-        &self,
-        writer: &mut Writer,
-        hash: u64,
-        record: &Record<'_>,
-        entry: &Entry,
-        address: u64,
-    ) -> Result<()> {
-        let moved = encode_moved(entry.kind, &entry.body, record, entry.pointer.segment);
-        self.table.prepare(&self.log, hash)?;
-        let pointer = self.log.append(moved.kind, &moved.body, Durability::Buffer)?;
-        self.point(writer, hash, Some(&Hit { address, head: entry.head() }), moved.kind, pointer)
     }
 
     /// Compacts everything that is worth it, and gives back the space.

@@ -94,9 +94,11 @@ impl Inner {
     ) {
         let mut table = self.table.write();
         for (hash, kind, pointer, replaces) in commands {
-            // Look-ups need the segment's address. There are more than segments can be made; were there none left, the
-            // command could not be settled.
-            let _address = table.slots.address(pointer.segment, pointer.position);
+            if table.tail.last_appended_segment() != Some(pointer.segment) {
+                // Look-ups need a slot for the segment. There are more than segments can be made; were there none left,
+                // the command could not be settled.
+                let _address = table.slots.address(pointer.segment, pointer.position);
+            }
             table.tail.push_appended(hash, pointer.segment, pointer.position);
             writer.recent.push(hash, kind, pointer, replaces);
             writer.count_appended(pointer);
@@ -120,6 +122,10 @@ impl Inner {
                 Replaces::Known(_) => None,
             })
             .collect();
+        {
+            let table = self.table.read();
+            notes.iter().for_each(|note| table.index.prefetch_for_change(note.hash));
+        }
         let mut found = self.table.find_each_in_index(&self.log, &unknown, Damaged::Ignore)?.into_iter();
         let mut settled: Vec<(Option<Hit>, u8, Pointer)> = Vec::with_capacity(notes.len());
         let outcome = {

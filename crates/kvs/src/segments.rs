@@ -56,25 +56,25 @@ impl SegmentSlots {
 
     /// The address of a place; `None` if it cannot have one: too many segments, or too far in one.
     pub(crate) fn address(&mut self, segment: u32, position: u32) -> Option<u64> {
-        if self.slot_of(segment).is_none() {
-            let free = self.numbers.iter().position(Option::is_none);
-            let slot = free.unwrap_or(self.numbers.len());
-            if slot == SLOTS_MAX {
-                return None;
-            }
-            if free.is_none() {
-                self.numbers.push(None);
-            }
-            self.numbers[slot] = Some(segment);
-            self.slots.insert(segment, slot as u32);
+        if let Some(slot) = self.slot_of(segment) {
+            return address_of(slot, position);
         }
-        self.known_address(segment, position)
+        let free = self.numbers.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.numbers.len());
+        if slot == SLOTS_MAX {
+            return None;
+        }
+        if free.is_none() {
+            self.numbers.push(None);
+        }
+        self.numbers[slot] = Some(segment);
+        self.slots.insert(segment, slot as u32);
+        address_of(slot as u32, position)
     }
 
     /// The address of a place, if its segment has a slot.
     pub(crate) fn known_address(&self, segment: u32, position: u32) -> Option<u64> {
-        let slot = self.slot_of(segment)?;
-        (position <= POSITION_MAX).then_some(u64::from(slot) << POSITION_BITS | u64::from(position))
+        address_of(self.slot_of(segment)?, position)
     }
 
     /// The place of an address; `None` if its slot is not in use.
@@ -105,6 +105,11 @@ impl SegmentSlots {
             self.numbers[slot as usize] = None;
         }
     }
+}
+
+/// The address of a position in a slot's segment; `None` if it lies too far.
+fn address_of(slot: u32, position: u32) -> Option<u64> {
+    (position <= POSITION_MAX).then_some(u64::from(slot) << POSITION_BITS | u64::from(position))
 }
 
 #[cfg(test)]

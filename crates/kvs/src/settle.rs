@@ -44,6 +44,18 @@ pub(crate) struct Tail {
     unsettled: usize,
     /// What was appended since ([`Recent`](crate::recent::Recent)), in the order of the log.
     appended: Vec<Command>,
+    /// One bit for each of those, or for several, by its hash.
+    appended_bits: [u64; APPENDED_BITS_WORDS],
+}
+
+/// With some dozens of commands, few look-ups of other keys find their bit set.
+const APPENDED_BITS_WORDS: usize = 16;
+
+/// The word and the bit of a hash.
+fn bit_of(hash: u64) -> (usize, u64) {
+    // The index uses the upper bits, so they tell less here.
+    let bit = hash as usize % (APPENDED_BITS_WORDS * 64);
+    (bit / 64, 1 << (bit % 64))
 }
 
 impl Tail {
@@ -51,9 +63,11 @@ impl Tail {
         self.unsettled
     }
 
-    /// Whether the index has everything.
-    pub(crate) fn is_empty(&self) -> bool {
-        !self.has_opened() && self.appended.is_empty()
+    /// Whether it may have commands for a hash; if not, the index says everything.
+    #[inline]
+    pub(crate) fn may_have(&self, hash: u64) -> bool {
+        let (word, bit) = bit_of(hash);
+        self.appended_bits[word] & bit != 0 || self.has_opened()
     }
 
     /// Whether commands are left that the open has read.
@@ -64,11 +78,23 @@ impl Tail {
     /// Adds a command that was just appended. There is none for its hash that the open has read.
     pub(crate) fn push_appended(&mut self, hash: u64, segment: u32, position: u32) {
         self.appended.push(Command { hash, segment, position });
+        let (word, bit) = bit_of(hash);
+        self.appended_bits[word] |= bit;
+    }
+
+    /// Where the last one lies of those that were appended.
+    pub(crate) fn last_appended_segment(&self) -> Option<u32> {
+        Some(self.appended.last()?.segment)
     }
 
     /// The oldest of those that were appended are in the index.
     pub(crate) fn settled_appended(&mut self, count: usize) {
         self.appended.drain(..count);
+        self.appended_bits = Default::default();
+        for command in &self.appended {
+            let (word, bit) = bit_of(command.hash);
+            self.appended_bits[word] |= bit;
+        }
     }
 
     /// Adds the next command of the log; [`Tail::sort`] follows before anything is looked up.
@@ -236,7 +262,7 @@ mod tests {
             assert_eq!(oldest.position, n);
             tail.settled(oldest);
         }
-        assert!(tail.is_empty());
+        assert!(!tail.has_opened() && !tail.may_have(7));
     }
 
     #[test]
@@ -259,7 +285,7 @@ mod tests {
             assert_eq!(oldest.position, expected);
             tail.settled(oldest);
             left -= 1;
-            assert_eq!((tail.len(), tail.is_empty()), (left, left == 0));
+            assert_eq!((tail.len(), tail.has_opened()), (left, left > 0));
             assert_eq!(tail.any_hash().is_none(), left == 0);
         }
         assert_eq!(places(&tail, 7), []);

@@ -12,6 +12,7 @@ mod file;
 mod hash;
 mod page;
 
+use std::hint::black_box;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
@@ -220,12 +221,24 @@ impl Index {
         self.hasher
     }
 
-    /// Touches the memory in which the addresses under a hash lie, as far as it is there. Nothing depends on what it
-    /// reads, so the processor goes on to the next hash meanwhile.
+    /// Touches the memory in which a look-up under a hash looks, as far as it is there. Nothing depends on what is read,
+    /// so the processor goes on to the next hash meanwhile.
+    #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         let entry = &self.pages[self.directory.find(hash) as usize];
         if let Some(page) = &entry.resident {
             page.touch(hash, entry.depth, entry.len);
+        }
+    }
+
+    /// As [`Index::prefetch`], also for what a change needs besides.
+    #[inline]
+    pub(crate) fn prefetch_for_change(&self, hash: u64) {
+        let entry = &self.pages[self.directory.find(hash) as usize];
+        if let Some(page) = &entry.resident {
+            page.touch(hash, entry.depth, entry.len);
+            page.touch_head();
+            black_box(Arc::strong_count(page));
         }
     }
 
@@ -247,12 +260,6 @@ impl Index {
         Ok(self.candidates(hash).expect("just read").collect())
     }
 
-    /// Whether an insert under this hash needs nothing: its page is in memory and has room.
-    pub(crate) fn is_prepared(&self, hash: u64) -> bool {
-        let page = &self.pages[self.directory.find(hash) as usize].resident;
-        page.as_ref().is_some_and(|page| !page.is_full())
-    }
-
     /// Adds an address. `rehash` answers the hash of the key at an address.
     pub(crate) fn insert(
         &mut self,
@@ -265,8 +272,8 @@ impl Index {
         Ok(())
     }
 
-    /// Makes an insert under this hash unlikely to fail: the page is in memory and has room.
-    pub(crate) fn prepare(&mut self, hash: u64, rehash: &mut dyn FnMut(u64) -> Result<u64>) -> Result<()> {
+    /// Makes room for an insert under this hash, in memory.
+    fn prepare(&mut self, hash: u64, rehash: &mut dyn FnMut(u64) -> Result<u64>) -> Result<()> {
         loop {
             let number = self.directory.find(hash);
             if !self.load(number)?.is_full() {

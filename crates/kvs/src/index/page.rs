@@ -4,6 +4,7 @@
 //! A tag says the bits behind those: `known` of them, at least [`KNOWN_BITS_MIN`], from the top, then a marker bit, then
 //! zeros; so no tag, and no slot, is zero.
 
+use std::hint::black_box;
 use std::slice;
 
 use lsfs::codec::crc32c;
@@ -14,6 +15,8 @@ pub(crate) const PAGE_BYTES: usize = 4096;
 pub(crate) const PAGE_SLOTS: usize = (PAGE_BYTES - PAGE_HEADER_BYTES) / 8;
 /// Bytes before the slots.
 pub(crate) const PAGE_HEADER_BYTES: usize = 32;
+/// Slots in a line of the processor's caches.
+const LINE_SLOTS: usize = 64 / 8;
 /// Bits of an address.
 pub(crate) const ADDRESS_BITS: u32 = 48;
 /// The largest address.
@@ -116,10 +119,20 @@ impl Page {
         Candidates { slots: slots[first_fitting(slots, wanted)..].iter(), wanted }
     }
 
-    /// Reads a slot near to those that [`Page::candidates`] looks at; `depth` and `len` are the page's.
+    /// Reads slots near to those that [`Page::candidates`] looks at; `depth` and `len` are the page's.
+    #[inline]
     pub(crate) fn touch(&self, hash: u64, depth: u8, len: u16) {
         let near = (usize::from(bits_behind(hash, depth)) * usize::from(len)) >> u16::BITS;
-        std::hint::black_box(self.slots[near]);
+        // Where the tag says, give or take the root of the page's length: the lines of memory beside that one, too.
+        for at in [near.saturating_sub(LINE_SLOTS), near, (near + LINE_SLOTS).min(PAGE_SLOTS - 1)] {
+            black_box(self.slots[at]);
+        }
+    }
+
+    /// Reads what the page says of itself.
+    #[inline]
+    pub(crate) fn touch_head(&self) {
+        black_box(self.depth);
     }
 
     /// Where the slot is that has this address and a tag that fits.

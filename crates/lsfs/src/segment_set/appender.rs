@@ -78,8 +78,6 @@ struct ListFile {
 /// What the appender counts.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    pub(crate) appended_entries: Counter,
-    pub(crate) appended_bytes: Counter,
     pub(crate) writes: Counter,
     pub(crate) written_bytes: Counter,
     pub(crate) syncs: Counter,
@@ -101,6 +99,8 @@ pub(crate) struct Tail {
     appended: Tally,
     written: Tally,
     durable: Tally,
+    /// Entries appended since the open, and bytes of their bodies.
+    counted: (u64, u64),
     turns: Turns,
     /// When the oldest buffered entry came that nobody waits for.
     buffered_since: Option<Duration>,
@@ -238,18 +238,36 @@ impl Appender {
             return Err(Error::TooLarge { size_bytes: batch_bytes, limit_bytes: SEGMENT_BYTES_MAX });
         }
         let (mut tail, batch) = self.enqueue(self.tail(), entries, placed)?;
-        let bytes: usize = entries.iter().map(|entry| entry.body.len()).sum();
-        self.metrics.appended_entries.add(entries.len() as u64);
-        self.metrics.appended_bytes.add(bytes as u64);
         if durability == Durability::Sync && self.is_durable() {
             self.group.count_waiter(&mut *tail);
             return self.commit(tail, batch);
         }
-        if tail.buffered_since.is_none() {
+        self.leave_buffered(tail);
+        Ok(())
+    }
+
+    /// Appends entries that nobody waits for, each by itself. Tells `placed` where each lies, also before an error.
+    pub(crate) fn append_each(&self, entries: &[Entry<'_>], mut placed: impl FnMut(Pointer)) -> Result<()> {
+        let mut tail = self.tail();
+        for entry in entries {
+            (tail, _) = match self.enqueue(tail, std::slice::from_ref(entry), &mut placed) {
+                Ok(enqueued) => enqueued,
+                Err(error) => {
+                    self.leave_buffered(self.tail());
+                    return Err(error);
+                }
+            };
+        }
+        self.leave_buffered(tail);
+        Ok(())
+    }
+
+    /// Leaves what was appended to the committer.
+    fn leave_buffered(&self, mut tail: TailGuard<'_>) {
+        if tail.buffered_since.is_none() && tail.buffer.pending_bytes() > 0 {
             tail.buffered_since = Some(self.env.runtime.now());
         }
         self.kick_committer(tail);
-        Ok(())
     }
 
     /// Puts entries into the open buffer, and tells `placed` where; answers which buffer that is.
@@ -804,6 +822,8 @@ impl Appender {
             memory_bytes: (tail.recent.memory_bytes() + tail.buffer.memory_bytes()) as u64,
             access: tail.file.access(),
             epoch: self.epoch,
+            appended_entries: tail.counted.0,
+            appended_bytes: tail.counted.1,
         }
     }
 }
@@ -817,6 +837,8 @@ pub(crate) struct Facts {
     pub(crate) memory_bytes: u64,
     pub(crate) access: Access,
     pub(crate) epoch: u32,
+    pub(crate) appended_entries: u64,
+    pub(crate) appended_bytes: u64,
 }
 
 impl WritePath for Appender {
@@ -981,6 +1003,7 @@ impl Tail {
             appended: tally,
             written: tally,
             durable: tally,
+            counted: (0, 0),
             turns: Turns::default(),
             buffered_since: None,
             committer_pauses: false,
@@ -1000,7 +1023,7 @@ impl Tail {
         self.identity = open.identity;
         self.frame_epoch = u16::try_from(epoch.saturating_sub(open.header.epoch)).unwrap_or(u16::MAX);
         self.capacity_bytes = open.file.len().map_err(|error| Error::io("measure", segment.path(), error))?;
-        self.buffer = OpenBuffer::new(PAGE_BYTES as u64, &[]);
+        self.buffer.go_to(PAGE_BYTES as u64);
         self.recent.clear();
         let tally = Tally::of_empty();
         (self.appended, self.written, self.durable) = (tally, tally, tally);
@@ -1030,6 +1053,8 @@ impl Tail {
         };
         self.buffer.put(&self.identity, &header, entry.checksums(), &[entry.body]);
         self.appended = self.appended.with(&self.identity, position, body_bytes, entry.checksums());
+        self.counted.0 += 1;
+        self.counted.1 += u64::from(body_bytes);
         Pointer::new(self.active.number, position as u32, body_bytes, self.identity.layout)
     }
 

@@ -128,9 +128,11 @@ pub(super) fn peek(
     start: &mut [u8],
 ) -> Result<(EntryHead, usize)> {
     let position = u64::from(position);
-    if let Some((header, count)) =
-        segment.mapped_part(position).and_then(|part| part.copy_start(position, start))
-    {
+    let part = segment.mapped_part(position);
+    if let Some(part) = &part {
+        part.map.prefetch(position, PEEKED_BYTES);
+    }
+    if let Some((header, count)) = part.and_then(|part| part.copy_start(position, start)) {
         return Ok((EntryHead::new(segment, position, &header)?, count));
     }
     let end = source.readable_end(segment, position + 1)?;

@@ -47,6 +47,12 @@ impl OpenBuffer {
         OpenBuffer { bytes, start, used, new_from: used }
     }
 
+    /// Goes on at the beginning of a page, in the same memory; nothing may wait to be written.
+    pub(crate) fn go_to(&mut self, start: u64) {
+        debug_assert!(self.pending_bytes() == 0 && page_of(start) == start);
+        (self.start, self.used, self.new_from) = (start, 0, 0);
+    }
+
     /// Position behind the last frame.
     pub(crate) fn end(&self) -> u64 {
         self.start + self.used as u64
@@ -204,9 +210,11 @@ impl RecentImages {
         self.images.front().map(|image| image.start)
     }
 
+    /// Forgets all images; the memory of one is kept for reuse.
     pub(crate) fn clear(&mut self) {
-        self.images.clear();
-        self.memory_bytes = 0;
+        while !self.images.is_empty() {
+            self.remove(0);
+        }
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
