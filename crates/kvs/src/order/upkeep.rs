@@ -272,7 +272,6 @@ impl Inner {
             let end = self.writer().log_end;
             self.catch_up_order(&mut state, end)?;
         }
-        self.log.sync()?;
         loop {
             let parts = {
                 let mut state = self.order.state();
@@ -284,8 +283,9 @@ impl Inner {
                 state.frozen_to = end_of(&parts);
                 parts
             };
-            // Without the lock: scans go on.
-            let run = self.write_run(&parts);
+            // Without the lock: scans go on. What they have added before is in the parts, too, and a run must not know what
+            // a crash can lose.
+            let run = self.log.sync().map_err(Into::into).and_then(|()| self.write_run(&parts));
             let mut state = self.order.state();
             state.frozen_to = START;
             let run = match run {

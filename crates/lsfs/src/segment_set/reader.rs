@@ -267,7 +267,6 @@ impl View {
             true => env.disk.shared_page(&dir.join(directory::LIVE_NAME), false).ok(),
             false => None,
         };
-        let published = live::published(page.as_deref(), env);
         let Some(state) = read_state(env, dir, LIST_STEM)? else {
             recovery::refuse_orphans(env, dir, None)?;
             return Err(not_found("it was never completed"));
@@ -279,16 +278,22 @@ impl View {
             mode: OpenMode::Read,
             is_cache: list.cache,
         };
-        // Beside a writer the end is what it published; searching for it would race with its writes.
-        let known = list.active().tally;
-        let end = published.map(|published| match published.segment_base == list.active().number.into() {
-            true => Tally {
+        // Beside a writer the end is what it published; searching for it would race with its writes. It publishes behind
+        // the list, so who looks in that order knows whether the list is still the latest.
+        let (known, active) = (list.active().tally, u64::from(list.active().number));
+        let end = match live::published(page.as_deref(), env) {
+            None => None,
+            Some(published) if published.segment_base > active => {
+                return Err(Error::Gone { path: dir.join(segment_name(list.active().number)) });
+            }
+            // Nothing was published of a segment that was just begun.
+            Some(published) if published.segment_base < active => Some(known),
+            Some(published) => Some(Tally {
                 end: published.durable_position as u32,
                 entries: published.durable_index as u32,
                 ..known
-            },
-            false => known,
-        });
+            }),
+        };
         let Layout { sealed, active, end } = Layout::find(&place, &list, end)?;
         Ok(View {
             set_id: list.set_id,
