@@ -1,15 +1,14 @@
 //! Iterators over keys in order.
 //!
 //! The principal type is [`Range`]. It works in chunks: the keys of a chunk come from the merged parts of the order, and
-//! then their values are read in the order in which they lie in the log. Chunks begin small and grow, so that a short scan
+//! then their values are read. Chunks begin small and grow, so that a short scan
 //! reads little and a long one asks for much at a time.
 
-use std::collections::HashMap;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::order::{Direction, Merge, SetFrame, Sorted, View, is_above, is_below};
+use crate::order::{Direction, Merge, SegmentTable, SetFrame, SetFrames, Sorted, View, is_above, is_below};
 
 /// Keys of the first chunk and of the largest.
 const CHUNK_KEYS: std::ops::RangeInclusive<usize> = 16..=1024;
@@ -49,6 +48,8 @@ struct KeyRange {
     is_exhausted: bool,
     front: Side,
     back: Side,
+    /// Of a few segments, whether what lies in them says nothing any more.
+    is_dead: SegmentTable<bool>,
 }
 
 /// One of the two ends.
@@ -71,14 +72,10 @@ impl Default for Side {
 /// The values of a side's chunk.
 #[derive(Debug, Default)]
 struct Values {
-    bytes: Vec<u8>,
-    /// Start and end of the value of the key with the same number; [`NO_VALUE`] if it could not be read.
-    found: Vec<(usize, usize)>,
-    errors: HashMap<usize, Error>,
+    frames: SetFrames,
+    /// The last value that was compressed.
+    decompressed: Vec<u8>,
 }
-
-/// Where no value can be.
-const NO_VALUE: (usize, usize) = (usize::MAX, usize::MAX);
 
 /// Which chunk an answer is in, and where.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +89,7 @@ struct Answer {
 impl KeyRange {
     fn new(view: Arc<View>, lower: Bound<Vec<u8>>, upper: Bound<Vec<u8>>) -> KeyRange {
         let (front, back) = (Side::default(), Side::default());
-        KeyRange { view, lower, upper, is_exhausted: false, front, back }
+        KeyRange { view, lower, upper, is_exhausted: false, front, back, is_dead: SegmentTable::default() }
     }
 
     /// The next key from one end.
@@ -122,66 +119,66 @@ impl KeyRange {
 
     /// Fills the chunk of one side with what comes next.
     fn fill(&mut self, direction: Direction) -> Result<()> {
-        let side = match direction {
-            Direction::Forward => &mut self.front,
-            Direction::Backward => &mut self.back,
+        let KeyRange { view, lower, upper, is_exhausted, front, back, is_dead } = self;
+        let (side, near, far) = match direction {
+            Direction::Forward => (front, as_slice(lower), as_slice(upper)),
+            Direction::Backward => (back, as_slice(upper), as_slice(lower)),
         };
-        side.chunk.clear();
-        let mut bytes = 0;
-        while side.chunk.len() < side.chunk_keys && bytes < CHUNK_BYTES_MAX {
-            let (near, far) = match direction {
-                Direction::Forward => (as_slice(&self.lower), as_slice(&self.upper)),
-                Direction::Backward => (as_slice(&self.upper), as_slice(&self.lower)),
-            };
-            let next = match &mut side.merge {
-                Some(merge) => merge.next(),
+        let Side { merge, chunk, left, chunk_keys } = side;
+        let is_within = |key: &[u8]| match direction {
+            Direction::Forward => is_below(key, far),
+            Direction::Backward => is_above(key, far),
+        };
+        let mut is_dead = |segment: u32| {
+            is_dead.get(segment).unwrap_or_else(|| {
+                let dead = view.is_dead(segment);
+                is_dead.put(segment, dead);
+                dead
+            })
+        };
+        chunk.clear();
+        let (mut bytes, mut is_full) = (0, false);
+        while !*is_exhausted && !is_full {
+            let merged = match merge {
+                Some(merge) => merge.each(|key, spot| {
+                    if !is_within(key) {
+                        *is_exhausted = true;
+                        return ControlFlow::Break(());
+                    }
+                    if !spot.is_remove && !is_dead(spot.pointer.segment) {
+                        bytes += spot.pointer.frame_bytes();
+                        chunk.push(key, spot);
+                        is_full = chunk.len() >= *chunk_keys || bytes >= CHUNK_BYTES_MAX;
+                    }
+                    if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                }),
                 None => {
                     // Behind what the chunk has, if a run was mended in the middle of it.
-                    let near = match side.chunk.len() {
+                    let near = match chunk.len() {
                         0 => near,
-                        len => Bound::Excluded(side.chunk.key(len - 1)),
+                        len => Bound::Excluded(chunk.key(len - 1)),
                     };
-                    match self.view.merge(near, direction) {
-                        Ok(merge) => {
-                            side.merge = Some(merge);
-                            continue;
-                        }
-                        Err(error) => Err(error),
-                    }
+                    view.merge(near, direction).map(|merged| {
+                        *merge = Some(merged);
+                        false
+                    })
                 }
             };
-            let (key, spot) = match next {
-                Ok(Some(next)) => next,
-                Ok(None) => {
-                    self.is_exhausted = true;
-                    break;
-                }
+            match merged {
+                Ok(is_at_end) => *is_exhausted |= is_at_end,
                 Err(error) => {
-                    side.merge = None;
-                    self.view.mend(error)?;
-                    continue;
+                    *merge = None;
+                    view.mend(error)?;
                 }
-            };
-            let is_within = match direction {
-                Direction::Forward => is_below(key, far),
-                Direction::Backward => is_above(key, far),
-            };
-            if !is_within {
-                self.is_exhausted = true;
-                break;
-            }
-            if !spot.is_remove && !self.view.is_dead(spot.pointer.segment) {
-                bytes += spot.pointer.frame_bytes();
-                side.chunk.push(key, spot);
             }
         }
-        side.chunk_keys = (2 * side.chunk_keys).min(*CHUNK_KEYS.end());
-        side.left = 0..side.chunk.len();
-        if let Some(last) = side.chunk.len().checked_sub(1) {
-            let taken = Bound::Excluded(side.chunk.key(last).to_vec());
+        *chunk_keys = (2 * *chunk_keys).min(*CHUNK_KEYS.end());
+        *left = 0..chunk.len();
+        if let Some(last) = chunk.len().checked_sub(1) {
+            let taken = Bound::Excluded(chunk.key(last).to_vec());
             match direction {
-                Direction::Forward => self.lower = taken,
-                Direction::Backward => self.upper = taken,
+                Direction::Forward => *lower = taken,
+                Direction::Backward => *upper = taken,
             }
         }
         Ok(())
@@ -218,17 +215,14 @@ impl Range {
         Strings { range: self }
     }
 
-    /// Hands over the frames of all keys; those of a chunk segment by segment.
+    /// Hands over the frames of all keys.
     pub(crate) fn for_each_frame(mut self, mut each: impl FnMut(&SetFrame<'_>) -> Result<()>) -> Result<()> {
-        while self.keys.next(Direction::Forward)?.is_some() {
-            self.keys.front.left = 0..0;
-            let mut done = Ok(());
-            self.keys.view.read_frames(&self.keys.front.chunk, |_, frame| {
-                if done.is_ok() {
-                    done = frame.and_then(|frame| each(&frame));
-                }
-            });
-            done?;
+        while let Some(answer) = self.keys.next(Direction::Forward)? {
+            let (chunk, frames) = (self.keys.chunk(answer.is_front), &mut self.front.frames);
+            if answer.is_new {
+                self.keys.view.read_frames(chunk, frames);
+            }
+            each(&frames.get(answer.at, chunk.key(answer.at))?)?;
         }
         Ok(())
     }
@@ -261,6 +255,12 @@ impl Range {
         while let Some(pair) = self.lend(Direction::Forward) {
             let (key, value) = pair?;
             each(key, value)?;
+            // The rest of the chunk without a look at both ends for each pair.
+            let side = &mut self.keys.front;
+            for n in std::mem::take(&mut side.left) {
+                let (key, value) = self.front.pair(n, &side.chunk)?;
+                each(key, value)?;
+            }
         }
         Ok(())
     }
@@ -274,12 +274,9 @@ impl Range {
         let values = if answer.is_front { &mut self.front } else { &mut self.back };
         let chunk = self.keys.chunk(answer.is_front);
         if answer.is_new {
-            values.read(&self.keys.view, chunk);
+            self.keys.view.read_frames(chunk, &mut values.frames);
         }
-        Some(match values.found[answer.at] {
-            NO_VALUE => Err(values.errors.remove(&answer.at).expect("a value or an error for each key")),
-            (start, end) => Ok((chunk.key(answer.at), &values.bytes[start..end])),
-        })
+        Some(values.pair(answer.at, chunk))
     }
 
     fn answer(&mut self, direction: Direction) -> Option<Result<(Vec<u8>, Vec<u8>)>> {
@@ -289,19 +286,15 @@ impl Range {
 }
 
 impl Values {
-    fn read(&mut self, view: &View, keys: &Sorted) {
-        self.bytes.clear();
-        self.found.clear();
-        self.found.resize(keys.len(), NO_VALUE);
-        self.errors.clear();
-        view.read_values(keys, |n, value| match value {
-            Ok(value) => {
-                let start = self.bytes.len();
-                self.bytes.extend_from_slice(value);
-                self.found[n] = (start, self.bytes.len());
-            }
-            Err(error) => drop(self.errors.insert(n, error)),
-        });
+    /// Key and value with this number in the chunk.
+    #[inline]
+    fn pair<'a>(&'a mut self, n: usize, chunk: &'a Sorted) -> Result<(&'a [u8], &'a [u8])> {
+        let key = chunk.key(n);
+        if let Some(value) = self.frames.plain_value(n, key) {
+            return Ok((key, value));
+        }
+        self.decompressed = self.frames.get(n, key)?.to_vec()?;
+        Ok((key, &self.decompressed))
     }
 }
 

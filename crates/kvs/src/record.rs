@@ -116,6 +116,14 @@ pub(crate) fn encode_original(kind: u8, body: &[u8]) -> EncodedRecord {
     EncodedRecord { kind: kind & !MOVED, body: Body::from_slice(body) }
 }
 
+/// Key and value of a set that is not compressed; `None` for everything else.
+#[inline]
+pub(crate) fn plain_set(kind: u8, body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = body.split_first_chunk::<KEY_LEN_BYTES>()?;
+    let is_plain = kind & !MOVED == OP_SET;
+    rest.split_at_checked(usize::from(u16::from_le_bytes(*len))).filter(|_| is_plain)
+}
+
 fn with_key(key: &[u8], more: usize) -> Body {
     let mut body = Body::with_capacity(KEY_LEN_BYTES + key.len() + more);
     body.extend_from_slice(&(key.len() as u16).to_le_bytes());

@@ -61,8 +61,8 @@ pub use metrics::Latencies;
 #[cfg(feature = "testing")]
 pub use mutant::Mutant;
 pub use segment_set::{
-    Body, Durability, Entries, Entry, EntryHead, FooterHook, SegmentHandle, SegmentSet, SegmentSetReader,
-    SetKind, SetOptions, SetSegmentInfo, SetStats,
+    Body, Durability, Entries, Entry, EntryBuffer, EntryHead, FooterHook, SegmentHandle, SegmentSet,
+    SegmentSetReader, SetKind, SetOptions, SetSegmentInfo, SetStats,
 };
 pub use stream::repair;
 pub use stream::{

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use lsfs::codec::{BodyLayout, Pointer};
-use lsfs::{Durability, Error, SegmentSet, SegmentSetReader, SetKind, SetOptions};
+use lsfs::{Durability, EntryBuffer, Error, SegmentSet, SegmentSetReader, SetKind, SetOptions};
 
 fn body(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|at| (seed as usize * 31 + at / 7) as u8).collect()
@@ -128,45 +128,59 @@ fn check_ranges(layout: BodyLayout) {
 }
 
 #[test]
-fn many_entries_are_lent_one_after_the_other() {
+fn many_entries_of_several_segments_are_read_into_one_buffer() {
+    LAYOUTS.into_iter().for_each(check_entry_buffer);
+}
+
+fn check_entry_buffer(layout: BodyLayout) {
     let dir = tempfile::tempdir().unwrap();
-    let set = SegmentSet::open(dir.path(), SetOptions::default()).unwrap();
-    // More than is mapped of the active segment at a time, and some that are read apart from the others.
+    let set = SegmentSet::open(dir.path(), with_layout(layout)).unwrap();
+    // More than is mapped of the active segment at a time, and large ones among them.
     let lens = (0..3_000).map(|n| if n % 500 == 7 { 70_000 } else { n % 900 });
     let bodies: Vec<Vec<u8>> = lens.enumerate().map(|(n, len)| body(n as u64, len)).collect();
     let entries: Vec<(u8, &Vec<u8>)> = bodies.iter().map(|body| (body.len() as u8, body)).collect();
-    // A batch lies in one segment.
-    let pointers = set.append_batch(&entries, Durability::Buffer).unwrap();
-    let check = |handle: &lsfs::SegmentHandle| {
-        // From the last to the first: the order is the caller's.
-        let asked: Vec<Pointer> = pointers.iter().rev().copied().collect();
-        let mut seen = 0;
-        handle
-            .read_each(&asked, |n, entry| {
-                let ((head, body), wanted) = (entry.unwrap(), &bodies[bodies.len() - 1 - n]);
-                assert!(body == &wanted[..] && head.kind == wanted.len() as u8, "{:?}", head.pointer);
-                assert_eq!((head.pointer, n), (asked[n], seen));
-                seen += 1;
-            })
-            .unwrap();
-        assert_eq!(seen, bodies.len());
-    };
-    let handle = set.segment(pointers[0].segment).unwrap();
-    assert!(pointers.iter().all(|pointer| pointer.segment == handle.number()));
-    check(&handle);
-    set.sync().unwrap();
-    check(&handle);
-    let reader = SegmentSetReader::open(dir.path()).unwrap();
-    check(&reader.segment(handle.number()).unwrap());
+    let (first, second) = entries.split_at(1_000);
+    let mut pointers = set.append_batch(first, Durability::Buffer).unwrap();
     set.seal().unwrap();
-    check(&handle);
-    check(&reader.segment(handle.number()).unwrap());
-    let wrong = [pointers[5], Pointer { len: pointers[6].len + 1, ..pointers[6] }, pointers[7]];
-    let mut found = Vec::new();
-    handle.read_each(&wrong, |_, entry| found.push(entry.map(|(_, body)| body.len()))).unwrap();
-    assert!(matches!(&found[..], [Ok(5), Err(Error::NoEntry { .. }), Ok(70_000)]), "{found:?}");
-    let other = Pointer { segment: handle.number() + 1, ..pointers[0] };
-    assert!(matches!(handle.read_each(&[other], |_, _| panic!()), Err(Error::NoEntry { .. })));
+    pointers.extend(set.append_batch(second, Durability::Buffer).unwrap());
+    let numbers = [pointers[0].segment, pointers[1_000].segment];
+    let handles_of = |segment: &dyn Fn(u32) -> lsfs::Result<lsfs::SegmentHandle>| {
+        numbers.map(|number| segment(number).unwrap())
+    };
+    let nth_of = |pointer: &Pointer| numbers.iter().position(|number| *number == pointer.segment).unwrap();
+    let mut buffer = EntryBuffer::default();
+    let mut check = |handles: &[lsfs::SegmentHandle]| {
+        // From the last to the first, then every other one: the order is the caller's, and a buffer is used again.
+        for step in [1, 2] {
+            let asked: Vec<usize> = (0..pointers.len()).rev().step_by(step).collect();
+            let wanted: Vec<_> = asked.iter().map(|&n| (nth_of(&pointers[n]) as u32, pointers[n])).collect();
+            buffer.read(handles, &wanted);
+            for (at, &n) in asked.iter().enumerate() {
+                let (head, body) = buffer.entry(at).unwrap();
+                assert!(body == &bodies[n][..] && head.kind == bodies[n].len() as u8, "{:?}", head.pointer);
+                assert_eq!((head.pointer, head.ends_batch), (pointers[n], n == 999 || n == 2_999));
+            }
+        }
+    };
+    let handles = handles_of(&|number| set.segment(number));
+    check(&handles);
+    set.sync().unwrap();
+    check(&handles);
+    let reader = SegmentSetReader::open(dir.path()).unwrap();
+    check(&handles_of(&|number| reader.segment(number)));
+    set.seal().unwrap();
+    check(&handles);
+    check(&handles_of(&|number| reader.segment(number)));
+    // What is wrong is an error in its place.
+    let longer = Pointer { len: pointers[6].len + 1, ..pointers[6] };
+    let wanted = [(0, pointers[5]), (0, longer), (1, pointers[5]), (0, pointers[7])];
+    buffer.read(&handles, &wanted);
+    let found = [0, 1, 2, 3].map(|n| buffer.entry(n).map(|(_, body)| body.len()));
+    assert!(
+        matches!(found, [Ok(5), Err(Error::NoEntry { .. }), Err(Error::NoEntry { .. }), Ok(70_000)]),
+        "{found:?}"
+    );
+    buffer.read(&[], &[]);
 }
 
 #[test]

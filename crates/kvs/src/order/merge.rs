@@ -1,7 +1,6 @@
 //! Sorted parts, merged: of each key the last command.
 
-use std::cmp::Ordering;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use super::run::{Block, Run};
@@ -104,8 +103,6 @@ pub(crate) struct Merge {
     /// The newest first.
     cursors: Vec<Cursor>,
     direction: Direction,
-    /// The key answered last.
-    key: Vec<u8>,
 }
 
 impl Merge {
@@ -118,39 +115,88 @@ impl Merge {
         let cursors = parts.rev().map(|part| Cursor::seek(part, bound, direction));
         let cursors: Vec<Cursor> = cursors.collect::<Result<_>>()?;
         let cursors = cursors.into_iter().filter(|cursor| cursor.at.is_some()).collect();
-        Ok(Merge { cursors, direction, key: Vec::new() })
+        Ok(Merge { cursors, direction })
     }
 
-    /// The next key and its last command, be it a set or a remove.
-    pub(crate) fn next(&mut self) -> Result<Option<(&[u8], Spot)>> {
-        let Some(mut first) = self.cursors.first().map(|_| 0) else { return Ok(None) };
-        let wanted = match self.direction {
-            Direction::Forward => Ordering::Less,
-            Direction::Backward => Ordering::Greater,
-        };
-        for n in 1..self.cursors.len() {
-            // Of equal keys, the newest is that of the first cursor.
-            if self.cursors[n].key().cmp(&self.cursors[first].key()) == wanted {
-                first = n;
+    /// Hands over each key that follows, with its last command, be it a set or a remove; until `take` breaks, or to the
+    /// end. Answers whether it came to the end.
+    pub(crate) fn each(&mut self, mut take: impl FnMut(&[u8], Spot) -> ControlFlow<()>) -> Result<bool> {
+        let mut is_stopped = false;
+        while !is_stopped {
+            let Some(first) = self.first_of(|_| true) else { return Ok(true) };
+            let next = self.first_of(|n| n != first);
+            let key_of = |n: usize| self.cursors[n].key().expect("cursors at their end are dropped");
+            if next.is_some_and(|next| key_of(next) == key_of(first)) {
+                is_stopped = self.take_newest(first, &mut take)?;
+                continue;
             }
+            // The keys of the loaded block before that of all others need no look at those.
+            let Cursor { source, at } = &self.cursors[first];
+            let (keys, from) = (source.keys(), at.expect("it has a key"));
+            let mut last = from;
+            loop {
+                is_stopped = take(keys.key(last), keys.spot(last)).is_break();
+                let after = match self.direction {
+                    Direction::Forward => Some(last + 1).filter(|&after| after < keys.len()),
+                    Direction::Backward => last.checked_sub(1),
+                };
+                match after {
+                    Some(after)
+                        if !is_stopped
+                            && next.is_none_or(|next| self.is_before(keys.key(after), key_of(next))) =>
+                    {
+                        last = after;
+                    }
+                    _ => break,
+                }
+            }
+            self.cursors[first].at = Some(last);
+            self.cursors[first].advance(self.direction)?;
+            self.drop_ended();
         }
-        let cursor = &self.cursors[first];
-        let at = cursor.at.expect("cursors at their end are dropped");
-        let spot = cursor.source.keys().spot(at);
-        self.key.clear();
-        self.key.extend_from_slice(cursor.source.keys().key(at));
-        let (cursor, older) = self.cursors[first..].split_first_mut().expect("it was just found");
+        Ok(false)
+    }
+
+    /// Hands over the key of a cursor, and goes past it in all that have it.
+    fn take_newest(
+        &mut self,
+        first: usize,
+        take: &mut impl FnMut(&[u8], Spot) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        let (cursor, older) = self.cursors[first..].split_first_mut().expect("there is this one");
+        let (keys, at) = (cursor.source.keys(), cursor.at.expect("it has a key"));
+        let key = keys.key(at);
+        let is_stopped = take(key, keys.spot(at)).is_break();
+        for cursor in older.iter_mut().filter(|cursor| cursor.key() == Some(key)) {
+            cursor.advance(self.direction)?;
+        }
         cursor.advance(self.direction)?;
-        let mut has_ended = cursor.at.is_none();
-        for cursor in older {
-            if cursor.key() == Some(&self.key[..]) {
-                cursor.advance(self.direction)?;
-                has_ended |= cursor.at.is_none();
+        self.drop_ended();
+        Ok(is_stopped)
+    }
+
+    fn is_before(&self, key: &[u8], other: &[u8]) -> bool {
+        match self.direction {
+            Direction::Forward => key < other,
+            Direction::Backward => key > other,
+        }
+    }
+
+    /// Of the cursors that are asked for, the one whose key comes first; of equal keys, the newest.
+    fn first_of(&self, is_asked_for: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut found: Option<(usize, &[u8])> = None;
+        for (n, cursor) in self.cursors.iter().enumerate().filter(|(n, _)| is_asked_for(*n)) {
+            let key = cursor.key().expect("cursors at their end are dropped");
+            if found.is_none_or(|(_, first)| self.is_before(key, first)) {
+                found = Some((n, key));
             }
         }
-        if has_ended {
+        found.map(|(n, _)| n)
+    }
+
+    fn drop_ended(&mut self) {
+        if self.cursors.iter().any(|cursor| cursor.at.is_none()) {
             self.cursors.retain(|cursor| cursor.at.is_some());
         }
-        Ok(Some((&self.key, spot)))
     }
 }

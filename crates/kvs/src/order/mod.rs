@@ -17,6 +17,7 @@ mod sorted;
 mod upkeep;
 mod view;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ use self::run::{Run, RunWriter, id_of};
 use self::sorted::Spot;
 pub(crate) use self::sorted::{Sorted, is_above, is_below};
 pub(crate) use self::upkeep::{Order, view_of};
-pub(crate) use self::view::{SetFrame, View};
+pub(crate) use self::view::{SegmentTable, SetFrame, SetFrames, View};
 
 /// Segment and position of a command in the log.
 pub(crate) type Place = (u32, u32);
@@ -135,9 +136,10 @@ fn mend(log: &dyn SegmentLog, parts: &mut [Part], error: Error) -> Result<Option
 fn merge_in_memory(parts: &[Part]) -> Result<Part> {
     let mut merge = Merge::seek(parts.iter(), std::ops::Bound::Unbounded, Direction::Forward)?;
     let mut keys = Sorted::default();
-    while let Some((key, spot)) = merge.next()? {
+    merge.each(|key, spot| {
         keys.push(key, spot);
-    }
+        ControlFlow::Continue(())
+    })?;
     Ok(Part { from: parts[0].from, to: end_of(parts), keys: Keys::Memory(Arc::new(keys)) })
 }
 
@@ -153,16 +155,15 @@ fn merge_into_run(
     let (from, to) = (parts[0].from, end_of(parts));
     let mut merge = Merge::seek(parts.iter(), std::ops::Bound::Unbounded, Direction::Forward)?;
     let mut writer = RunWriter::create(env, dir)?;
-    let mut copy = || {
-        while let Some((key, spot)) = merge.next()? {
-            let hides_nothing = spot.is_remove && from == START;
-            if !hides_nothing && !is_dead(spot.pointer.segment) {
-                writer.push(key, spot)?;
-            }
+    let mut written = Ok(());
+    let copied = merge.each(|key, spot| {
+        let hides_nothing = spot.is_remove && from == START;
+        if !hides_nothing && !is_dead(spot.pointer.segment) {
+            written = writer.push(key, spot);
         }
-        Ok(())
-    };
-    if let Err(error) = copy() {
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    if let Err(error) = written.and(copied) {
         writer.abandon();
         return Err(error);
     }

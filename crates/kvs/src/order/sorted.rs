@@ -13,12 +13,17 @@ pub(crate) struct Spot {
 }
 
 /// Keys in ascending order, each once.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Sorted {
-    /// All keys, one behind the other.
+    /// All keys, one behind the other, and at least [`PIECE_BYTES`] behind them that say nothing.
     keys: Vec<u8>,
+    /// Bytes of the keys.
+    used: usize,
     slots: Vec<Slot>,
 }
+
+/// Keys are copied in pieces of this size, so that most copies are one load and one store.
+const PIECE_BYTES: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Slot {
@@ -47,20 +52,27 @@ impl Sorted {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.keys.clear();
+        self.used = 0;
         self.slots.clear();
     }
 
     /// Adds a key behind the last one: its first `shared` bytes are those of the last key.
     pub(crate) fn push_shared(&mut self, shared: usize, rest: &[u8], spot: Spot) {
-        let key_at = self.keys.len();
+        let (key_at, rest_at) = (self.used, self.used + shared);
+        let end = rest_at + rest.len();
+        if end + PIECE_BYTES > self.keys.len() {
+            self.keys.resize((end + PIECE_BYTES).max(2 * self.keys.len()), 0);
+        }
         if shared > 0 {
             let last = self.slots.last().map_or(0, |slot| slot.key_at);
-            // One fill and one copy; `extend_from_within` goes byte by byte.
-            self.keys.resize(key_at + shared, 0);
-            self.keys.copy_within(last..last + shared, key_at);
+            for at in (0..shared).step_by(PIECE_BYTES) {
+                let piece: [u8; PIECE_BYTES] =
+                    *self.keys[last + at..].first_chunk().expect("keys are padded");
+                self.keys[key_at + at..][..PIECE_BYTES].copy_from_slice(&piece);
+            }
         }
-        self.keys.extend_from_slice(rest);
+        self.keys[rest_at..end].copy_from_slice(rest);
+        self.used = end;
         self.slots.push(Slot { key_at, key_len: (shared + rest.len()) as u16, spot });
     }
 
@@ -118,7 +130,7 @@ impl Gathered {
     /// Forgets what came behind the first `len` commands.
     pub(crate) fn truncate(&mut self, len: usize) {
         if let Some(slot) = self.commands.slots.get(len) {
-            self.commands.keys.truncate(slot.key_at);
+            self.commands.used = slot.key_at;
             self.commands.slots.truncate(len);
         }
     }
@@ -138,7 +150,8 @@ impl Gathered {
             head.cmp(&other_head).then_with(by_key).then(n.cmp(&other))
         });
         let mut sorted = Sorted {
-            keys: Vec::with_capacity(commands.keys.len()),
+            keys: vec![0; commands.used + PIECE_BYTES],
+            used: 0,
             slots: Vec::with_capacity(commands.slots.len()),
         };
         for (at, &(_, n)) in order.iter().enumerate() {

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lsfs::codec::Compression;
-use lsfs::{EntryHead, SegmentHandle};
+use lsfs::codec::Pointer;
+use lsfs::{EntryBuffer, EntryHead, SegmentHandle};
 
 use super::Part;
 use super::gather::SegmentLog;
@@ -14,7 +14,7 @@ use super::merge::{Direction, Merge};
 use super::sorted::{Sorted, Spot};
 use crate::error::{Error, Result};
 use crate::lookup::bad_record;
-use crate::record::{Command, Record, StoredValue};
+use crate::record::{Command, Record, StoredValue, plain_set};
 
 /// What keeps a view's segments readable, and is told of mended parts.
 pub(super) trait Keeper: Send + Sync + Debug {
@@ -29,7 +29,7 @@ pub(crate) struct View {
     log: Arc<dyn SegmentLog>,
     /// The segments of the log when the view was made, ascending.
     numbers: Vec<u32>,
-    handles: Mutex<HashMap<u32, SegmentHandle>>,
+    handles: Mutex<Arc<Handles>>,
     keeper: Box<dyn Keeper>,
 }
 
@@ -81,11 +81,9 @@ impl View {
     /// The value of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let Some(spot) = self.find(key)? else { return Ok(None) };
-        let mut keys = Sorted::default();
-        keys.push(key, spot);
-        let mut found = None;
-        self.read_values(&keys, |_, value| found = Some(value.map(<[u8]>::to_vec)));
-        found.transpose()
+        let (pointer, segment) = (spot.pointer, spot.pointer.segment);
+        let entry = self.handle(segment)?.read(pointer).map_err(|error| outdated(error, segment))?;
+        SetFrame::of(entry.head(), &entry.body, key)?.to_vec().map(Some)
     }
 
     /// Where the value of a key is.
@@ -104,56 +102,127 @@ impl View {
         }
     }
 
+    fn handles(&self) -> MutexGuard<'_, Arc<Handles>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn handle(&self, segment: u32) -> Result<SegmentHandle> {
-        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = handles.get(&segment) {
-            return Ok(handle.clone());
+        let mut handles = self.handles();
+        let nth = self.number_of_handle(&mut handles, segment)?;
+        Ok(handles.all[nth as usize].clone())
+    }
+
+    /// The number of a segment's handle, which is got if there is none yet.
+    fn number_of_handle(&self, handles: &mut Arc<Handles>, segment: u32) -> Result<u32> {
+        if let Some(&nth) = handles.numbers.get(&segment) {
+            return Ok(nth);
         }
         let handle = self.log.segment(segment).map_err(|error| outdated(error, segment))?;
-        handles.insert(segment, handle.clone());
-        Ok(handle)
+        let handles = Arc::make_mut(handles);
+        let nth = handles.all.len() as u32;
+        handles.all.push(handle);
+        handles.numbers.insert(segment, nth);
+        Ok(nth)
     }
 
-    /// Reads the values of keys, segment by segment, and hands each over with its number.
-    pub(crate) fn read_values(&self, keys: &Sorted, mut each: impl FnMut(usize, Result<&[u8]>)) {
-        self.read_frames(keys, |n, frame| match frame {
-            Ok(frame) if frame.value.compression == Compression::None => each(n, Ok(frame.value.stored)),
-            Ok(frame) => match frame.value.to_vec() {
-                Ok(value) => each(n, Ok(&value)),
-                Err(fault) => each(n, Err(bad_record(frame.head.pointer, fault))),
-            },
-            Err(error) => each(n, Err(error)),
-        });
-    }
-
-    /// Reads the sets of keys, segment by segment, and hands each over with its number.
-    pub(crate) fn read_frames(&self, keys: &Sorted, mut each: impl FnMut(usize, Result<SetFrame<'_>>)) {
-        // Segment and number in one word. Within a segment the order of places gains nothing: what is in memory is asked
-        // for ahead, what is not is read page by page.
-        let segment_of = |word: u64| (word >> 32) as u32;
-        let number_of = |word: u64| word as u32 as usize;
-        let words = (0..keys.len()).map(|n| u64::from(keys.spot(n).pointer.segment) << 32 | n as u64);
-        let mut order: Vec<u64> = words.collect();
-        order.sort_unstable();
-        let mut pointers = Vec::with_capacity(order.len());
-        for group in order.chunk_by(|&one, &other| segment_of(one) == segment_of(other)) {
-            let segment = segment_of(group[0]);
-            pointers.clear();
-            pointers.extend(group.iter().map(|&word| keys.spot(number_of(word)).pointer));
-            let read = self.handle(segment).and_then(|handle| {
-                let each_entry = |at: usize, entry: lsfs::Result<(EntryHead, &[u8])>| {
-                    let n = number_of(group[at]);
-                    match entry {
-                        Ok((head, body)) => each(n, SetFrame::of(head, body, keys.key(n))),
-                        Err(error) => each(n, Err(outdated(error, segment))),
+    /// Reads the frames of sets in the order of their keys: nothing of them is near to its neighbours, whatever the order,
+    /// and what is in memory is asked for ahead.
+    pub(crate) fn read_frames(&self, keys: &Sorted, frames: &mut SetFrames) {
+        let SetFrames { entries, wanted, numbers, errors, handle_of } = frames;
+        wanted.clear();
+        numbers.clear();
+        errors.clear();
+        let handles = {
+            let mut handles = self.handles();
+            for n in 0..keys.len() {
+                let pointer = keys.spot(n).pointer;
+                let known = handle_of.get(pointer.segment);
+                let nth = known.map_or_else(|| self.number_of_handle(&mut handles, pointer.segment), Ok);
+                match nth {
+                    Ok(nth) => {
+                        handle_of.put(pointer.segment, nth);
+                        numbers.push(wanted.len() as u32);
+                        wanted.push((nth, pointer));
                     }
-                };
-                handle.read_each(&pointers, each_entry).map_err(|error| outdated(error, segment))
-            });
-            if let Err(error) = read {
-                group.iter().for_each(|&word| each(number_of(word), Err(error.clone())));
+                    Err(error) => {
+                        numbers.push(NOT_READ);
+                        errors.insert(n, error);
+                    }
+                }
             }
+            Arc::clone(&handles)
+        };
+        entries.read(&handles.all, wanted);
+    }
+}
+
+/// The segments that a view holds. A number names the same one for as long as the view lives.
+#[derive(Clone, Debug, Default)]
+struct Handles {
+    all: Vec<SegmentHandle>,
+    numbers: HashMap<u32, u32>,
+}
+
+/// Frames of a chunk of keys.
+#[derive(Debug, Default)]
+pub(crate) struct SetFrames {
+    entries: EntryBuffer,
+    /// The number of the segment's handle in the view, and the place.
+    wanted: Vec<(u32, Pointer)>,
+    /// For each key, its number among the entries; [`NOT_READ`] if its segment is not there.
+    numbers: Vec<u32>,
+    errors: HashMap<usize, Error>,
+    handle_of: SegmentTable<u32>,
+}
+
+const NOT_READ: u32 = u32::MAX;
+
+impl SetFrames {
+    /// The value of the key with this number, if it is there and lies there as it is.
+    #[inline]
+    pub(crate) fn plain_value(&self, n: usize, key: &[u8]) -> Option<&[u8]> {
+        let number = self.numbers[n];
+        let (head, body) = if number == NOT_READ { None } else { self.entries.entry(number as usize).ok() }?;
+        plain_set(head.kind, body).filter(|(found, _)| *found == key).map(|(_, value)| value)
+    }
+
+    /// The frame of the key with this number, which must be a set of that key.
+    pub(crate) fn get(&self, n: usize, key: &[u8]) -> Result<SetFrame<'_>> {
+        match self.numbers[n] {
+            NOT_READ => Err(self.errors[&n].clone()),
+            number => match self.entries.entry(number as usize) {
+                Ok((head, body)) => SetFrame::of(head, body, key),
+                Err(error) => Err(outdated(error.clone(), self.wanted[number as usize].1.segment)),
+            },
         }
+    }
+}
+
+/// What is known of a few segments, found without a search: segments that are scanned together have numbers near to each
+/// other.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentTable<T> {
+    slots: Vec<Option<(u32, T)>>,
+}
+
+/// A power of two.
+const SEGMENT_SLOTS: usize = 1024;
+
+impl<T: Copy> SegmentTable<T> {
+    #[inline]
+    pub(crate) fn get(&self, segment: u32) -> Option<T> {
+        match self.slots.get(segment as usize % SEGMENT_SLOTS) {
+            Some(&Some((known, what))) if known == segment => Some(what),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn put(&mut self, segment: u32, what: T) {
+        if self.slots.is_empty() {
+            self.slots.resize(SEGMENT_SLOTS, None);
+        }
+        self.slots[segment as usize % SEGMENT_SLOTS] = Some((segment, what));
     }
 }
 
@@ -174,6 +243,13 @@ impl<'a> SetFrame<'a> {
             Command::Set(value) if record.key == key => Ok(SetFrame { head, body, key: record.key, value }),
             _ => Err(bad_record(head.pointer, "it is not the set that the order of keys has there")),
         }
+    }
+}
+
+impl SetFrame<'_> {
+    /// The value's bytes.
+    pub(crate) fn to_vec(self) -> Result<Vec<u8>> {
+        self.value.to_vec().map_err(|fault| bad_record(self.head.pointer, fault))
     }
 }
 

@@ -57,11 +57,13 @@ impl Pointer {
     }
 
     /// Position behind the frame.
+    #[inline]
     pub fn end(&self) -> u64 {
         frame_end(self.position.into(), self.len, self.layout)
     }
 
     /// Bytes that the entry takes in its segment: header, body and the gap between them.
+    #[inline]
     pub fn frame_bytes(&self) -> u64 {
         self.end() - u64::from(self.position)
     }

@@ -226,9 +226,13 @@ pub trait FileMap: Send + Sync + Debug {
     /// Says that `len` bytes at `position` are read soon, so that the processor fetches them meanwhile; what is not
     /// mapped is left alone. Only a matter of speed.
     fn prefetch(&self, _position: u64, _len: u64) {}
-    /// Reads a range of the file into the system's cache, so that [`FileMap::read`] does not wait for the disk there.
-    /// Only a matter of speed: what cannot be read now is an error when it is.
+    /// Reads a range of the file into the system's cache, so that [`FileMap::read`] does not wait for the disk there;
+    /// what stays there for long is laid out for that. Only a matter of speed: what cannot be read now is an error when
+    /// it is.
     fn load(&self, _range: Range<u64>) {}
+    /// Says that a range is read at once, all of it: what is not in the system's cache is read from the disk in one piece
+    /// and not page by page. Only a matter of speed.
+    fn fetch(&self, _range: Range<u64>) {}
 
     /// Whether nothing is mapped.
     fn is_empty(&self) -> bool {

@@ -33,7 +33,8 @@ pub(crate) fn crc32c_register(_register: u32, _bytes: &[u8]) -> Option<u32> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        _mm_clmulepi64_si128, _mm_crc32_u8, _mm_crc32_u64, _mm_cvtsi64_si128, _mm_cvtsi128_si64,
+        _mm_clmulepi64_si128, _mm_crc32_u8, _mm_crc32_u16, _mm_crc32_u32, _mm_crc32_u64, _mm_cvtsi64_si128,
+        _mm_cvtsi128_si64,
     };
 
     /// The polynomial, lowest power in the highest bit, without its power 32.
@@ -75,8 +76,15 @@ mod x86 {
         for word in words {
             register = _mm_crc32_u64(register, u64::from_le_bytes(*word));
         }
-        let mut register = register as u32;
-        for byte in rest {
+        // At most seven bytes are left: four, two and one.
+        let (mut register, mut rest) = (register as u32, rest);
+        if let Some((word, behind)) = rest.split_first_chunk() {
+            (register, rest) = (_mm_crc32_u32(register, u32::from_le_bytes(*word)), behind);
+        }
+        if let Some((word, behind)) = rest.split_first_chunk() {
+            (register, rest) = (_mm_crc32_u16(register, u16::from_le_bytes(*word)), behind);
+        }
+        if let Some(byte) = rest.first() {
             register = _mm_crc32_u8(register, *byte);
         }
         register

@@ -9,7 +9,7 @@ use crate::codec::{
 };
 use crate::error::Result;
 use crate::segment_set::segment::{
-    Expected, FrameSource, MappedPart, SeenHeader, Segment, read_frame, read_header,
+    Expected, FrameSource, MappedPart, SeenHeader, Segment, fetch_if_long, read_frame, read_header,
 };
 
 /// An entry without its body.
@@ -45,60 +45,18 @@ pub(super) fn read_into(
 ) -> Result<EntryHead> {
     let position = u64::from(position);
     let part = segment.mapped_part(position);
-    if let Some(part) = &part {
+    if let Some(part) = part {
         // What follows the header is on its way while that is looked at.
         part.map.prefetch(position, FETCHED_BYTES);
-    }
-    read_from(part, source, segment, position, body)
-}
-
-/// As [`read_into`], from the mapping if that shows the entry.
-fn read_from(
-    part: Option<MappedPart<'_>>,
-    source: &dyn FrameSource,
-    segment: &Segment,
-    position: u64,
-    body: &mut Vec<u8>,
-) -> Result<EntryHead> {
-    if let Some(header) = part.and_then(|part| part.copy_frame(position, body)) {
-        return EntryHead::new(segment, position, &header);
+        if let Some(header) = part.copy_frame(position, body) {
+            return EntryHead::new(segment, position, &header);
+        }
     }
     let end = source.readable_end(segment, position + 1)?;
     let frame = read_frame(source, segment, Expected { position, len: None, end })?;
     body.clear();
     body.extend_from_slice(&frame.body);
     EntryHead::new(segment, position, &frame.header)
-}
-
-/// So many entries are asked for before they are read, so that the memory answers several at a time.
-const PREFETCH_ENTRIES: usize = 12;
-/// Of a longer entry the processor sees by itself what comes.
-const PREFETCH_BYTES_MAX: u64 = 512;
-
-/// Hands over the entries at several places with their numbers, one after the other in one buffer.
-pub(super) fn lend_each(
-    source: &dyn FrameSource,
-    segment: &Segment,
-    pointers: &[Pointer],
-    mut each: impl FnMut(usize, Result<(EntryHead, &[u8])>),
-) {
-    let mut body = Vec::new();
-    let ask_for = |n: usize| {
-        let Some(pointer) = pointers.get(n) else { return };
-        if let Some(part) = segment.mapped_part(pointer.position.into()) {
-            part.map.prefetch(pointer.position.into(), pointer.frame_bytes().min(PREFETCH_BYTES_MAX));
-        }
-    };
-    (0..PREFETCH_ENTRIES).for_each(ask_for);
-    for (n, pointer) in pointers.iter().enumerate() {
-        ask_for(n + PREFETCH_ENTRIES);
-        let position = u64::from(pointer.position);
-        let head = read_from(segment.mapped_part(position), source, segment, position, &mut body);
-        match head.and_then(|head| same_length(segment, pointer, head)) {
-            Ok(head) => each(n, Ok((head, &body))),
-            Err(error) => each(n, Err(error)),
-        }
-    }
 }
 
 /// What is asked for of an entry whose first bytes are peeked at: its header and a line of memory, which may be two.
@@ -109,14 +67,6 @@ pub(super) fn prefetch(segment: &Segment, position: u32) {
     if let Some(map) = segment.map_if_there() {
         map.prefetch(position.into(), PEEKED_BYTES);
     }
-}
-
-fn same_length(segment: &Segment, pointer: &Pointer, head: EntryHead) -> Result<EntryHead> {
-    if head.pointer == *pointer {
-        return Ok(head);
-    }
-    let reason = format!("the pointer says {} bytes, the entry has {}", pointer.len, head.pointer.len);
-    Err(segment.no_entry(pointer.position.into(), reason))
 }
 
 /// Fills `start` with the first bytes of the body at a place, as far as it has so many; answers how many, too. Only the
@@ -173,6 +123,7 @@ impl MappedPart<'_> {
         if self.identity.frame_end(position, header.body_bytes) > self.end {
             return None;
         }
+        fetch_if_long(self.map, position..self.identity.frame_end(position, header.body_bytes));
         // What was in the buffer need not be zeroed: all of it is replaced.
         body.resize(header.body_bytes as usize, 0);
         self.map.read(self.identity.body_position(position, header.body_bytes), body).ok()?;

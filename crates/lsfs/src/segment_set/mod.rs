@@ -13,6 +13,7 @@
 
 mod appender;
 mod copy;
+mod entry_buffer;
 mod frames;
 mod image;
 mod options;
@@ -25,6 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use copy::EntryHead;
+pub use entry_buffer::EntryBuffer;
 pub use frames::Entries;
 pub use options::{Durability, FooterHook, SetKind, SetOptions};
 pub use reader::SegmentSetReader;
@@ -568,24 +570,6 @@ impl SegmentHandle {
     /// As there.
     pub fn read(&self, pointer: Pointer) -> Result<Entry> {
         read_pointer(&*self.source, &self.segment, pointer)
-    }
-
-    /// Reads many entries of the segment and hands each over with its number among `pointers`; the bytes are only lent.
-    /// Without memory and, where the segment is mapped, without a system call for each.
-    ///
-    /// # Errors
-    /// Each entry has its own, as of [`SegmentSet::read`]. The call's is [`Error::NoEntry`] if a pointer is one into
-    /// another segment.
-    pub fn read_each(
-        &self,
-        pointers: &[Pointer],
-        each: impl FnMut(usize, Result<(EntryHead, &[u8])>),
-    ) -> Result<()> {
-        if let Some(other) = pointers.iter().find(|pointer| pointer.segment != self.segment.number) {
-            return Err(other_segment(&self.segment, other));
-        }
-        copy::lend_each(&*self.source, &self.segment, pointers, each);
-        Ok(())
     }
 
     /// As [`SegmentSet::read_at`].

@@ -307,12 +307,13 @@ impl Segment {
     /// Reads frames from a position on into the system's cache, as far as they are read from there; answers up to where.
     pub(crate) fn load_from(&self, position: u64) -> u64 {
         let Some(part) = self.mapped_part(position.max(PAGE_BYTES as u64)) else { return position };
+        if self.sealed.get().is_some() {
+            // What is left behind the entries makes the last page whole, or huge.
+            part.map.load(position..part.map.len());
+            return part.end.max(position);
+        }
         // The page of an active segment that is still written to is left to the next time.
-        let end = if self.sealed.get().is_some() {
-            part.end
-        } else {
-            part.end / PAGE_BYTES as u64 * PAGE_BYTES as u64
-        };
+        let end = part.end / PAGE_BYTES as u64 * PAGE_BYTES as u64;
         if position < end {
             part.map.load(position..end);
         }
@@ -346,6 +347,7 @@ impl Segment {
         if let Some(mapped) = self.mapped() {
             let mut bytes: Arc<[u8]> = repeat_n(0, (range.end - range.start) as usize).collect();
             let target = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
+            fetch_if_long(&*mapped.map, range.clone());
             if mapped.map.read(range.start, target).is_ok() {
                 return Ok(Window::copied(bytes));
             }
@@ -395,6 +397,16 @@ impl Segment {
     /// That there is no entry at a place.
     pub(crate) fn no_entry(&self, position: u64, reason: String) -> Error {
         Error::NoEntry { path: self.path.clone(), position, reason }
+    }
+}
+
+/// So many bytes are several pages: those that are not in the page cache are read together.
+const FETCHED_BYTES_MIN: u64 = 16 << 10;
+
+/// Has a long range of a mapping read in one piece that is about to be copied out of it.
+pub(super) fn fetch_if_long(map: &dyn FileMap, range: Range<u64>) {
+    if range.end - range.start >= FETCHED_BYTES_MIN {
+        map.fetch(range);
     }
 }
 
