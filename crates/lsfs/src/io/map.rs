@@ -94,7 +94,7 @@ fn advise(start: NonNull<AtomicU64>, range: Range<usize>, advice: Advice) {
 }
 
 /// Reads a part of a mapping into the page cache, and into the page tables.
-fn fetch(start: NonNull<AtomicU64>, range: Range<usize>) {
+fn populate(start: NonNull<AtomicU64>, range: Range<usize>) {
     // The first reads in large pieces whatever was advised; the second waits for them, and spares who reads the faults.
     // Kernels before 5.14 do not know it.
     for advice in [Advice::WillNeed, Advice::LinuxPopulateRead] {
@@ -224,16 +224,17 @@ impl FileMap for OsMap {
         let block_of = |position: usize| position / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
         let blocks = block_of(range.start)..block_of(range.end);
         if blocks.is_empty() {
-            return fetch(start, range);
+            return populate(start, range);
         }
         advise(start, blocks.clone(), Advice::LinuxPageOut);
         self.load_huge(start, blocks.clone());
-        fetch(start, blocks.start..range.end);
+        populate(start, blocks.start..range.end);
     }
 
     fn fetch(&self, range: Range<u64>) {
+        // Pages that are there cost a look each; to enter them into the page tables as well would cost more than the faults.
         if let Some((start, range)) = self.pages(range) {
-            fetch(start, range);
+            advise(start, range, Advice::WillNeed);
         }
     }
 
