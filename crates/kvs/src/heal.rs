@@ -16,7 +16,7 @@ use crate::index::{Index, KeyHasher};
 use crate::lookup::{Damaged, SharedTable, Table, record_of};
 use crate::maintenance::Maintenance;
 use crate::segments::SegmentSlots;
-use crate::store::{Inner, Inside, OpenReport, Writer};
+use crate::store::{Inner, Inside, OpenReport, Writer, release};
 
 /// What makes an index say what a log says.
 pub(crate) struct Replay<'a> {
@@ -56,7 +56,11 @@ impl Replay<'_> {
         let key = record_of(entry)?.key;
         let old = self.table.find(self.log, key, hash, Damaged::Ignore)?;
         self.table.point(self.log, hash, old.as_ref(), entry.pointer)?;
-        writer.count(self.log, old.as_ref(), entry.kind, entry.pointer);
+        writer.count_appended(hash, entry.pointer);
+        writer.count_replaced(old.as_ref(), entry.kind, entry.pointer);
+        if let Some(hit) = old {
+            release(self.log, hit.head.pointer);
+        }
         Ok(())
     }
 }

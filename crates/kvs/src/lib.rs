@@ -52,6 +52,7 @@ mod segments;
 mod settle;
 mod snapshot;
 mod store;
+mod tail;
 mod transfer;
 
 pub use backup::{BackupReport, restore};

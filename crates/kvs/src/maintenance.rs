@@ -22,13 +22,20 @@ use crate::record::{Command, Record, encode_moved};
 use crate::reserve;
 use crate::root::{NO_SLOT, Root, RootSegment};
 use crate::store::{Inner, Inside, Writer, is_full, release};
+use crate::tail::{self, Lists, TailFile, Unlisted};
 
 /// A checkpoint is not worth it for less than so many units of the log, unless it is asked for.
 const TAIL_UNITS_MIN: u64 = 8;
-/// What the log may be longer than the pages that a checkpoint writes, before one is made.
+/// What the log may be longer than the pages that a checkpoint writes, before one is made; ...
 const TAIL_PER_PAGE_BYTE: u64 = 4;
-/// An open reads at most so many units, whatever a checkpoint costs.
+/// ... and if an open need not read it, since its commands are listed.
+const LISTED_TAIL_PER_PAGE_BYTE: u64 = 20;
+/// An open reads at most so many units, whatever a checkpoint costs; ...
 const TAIL_UNITS_MAX: u64 = 128;
+/// ... or finds so many commands in lists.
+const LISTED_COMMANDS_MAX: u64 = 1 << 20;
+/// So many units of the log make a list.
+const LIST_UNITS: u64 = 4;
 /// A close without a background makes a checkpoint from here on.
 const CLOSE_TAIL_UNITS: u64 = 1;
 /// A writer compacts by itself when more is stale than live, and so many units: the background does not keep up, ...
@@ -87,6 +94,8 @@ pub(crate) struct Maintenance {
     damaged: BTreeSet<u32>,
     /// The log up to here was read into the page cache, or may be there since an earlier process wrote it.
     loaded_to: (u32, u32),
+    /// Where the next list of commands goes; `None` without a checkpoint, and if nobody makes lists.
+    pub(crate) tail: Option<TailFile>,
     /// Why the index cannot be made anew.
     pub(crate) heal_failure: Option<Error>,
 }
@@ -98,6 +107,7 @@ impl Maintenance {
             in_doubt: None,
             damaged: BTreeSet::new(),
             loaded_to: (active, 0),
+            tail: None,
             heal_failure: None,
         }
     }
@@ -148,8 +158,9 @@ impl Inner {
             self.compact(maintenance, victim)?;
             return Ok(Step::Again);
         }
-        if self.checkpoint_is_due() {
-            self.write_checkpoint(maintenance)?;
+        match self.checkpoint_is_due() {
+            true => self.write_checkpoint(maintenance)?,
+            false => self.list_tail(maintenance)?,
         }
         self.tend_order(maintenance)?;
         Ok(Step::Idle)
@@ -211,10 +222,35 @@ impl Inner {
     // ---- checkpoints ----
 
     pub(crate) fn checkpoint_is_due(&self) -> bool {
-        let tail = self.writer().tail_bytes;
         let unit = self.options.unit_bytes();
+        let writer = self.writer();
         let dirty_bytes = (self.table.read().index.stats().dirty_pages * PAGE_BYTES) as u64;
-        tail >= TAIL_UNITS_MAX * unit || tail >= (TAIL_UNITS_MIN * unit).max(TAIL_PER_PAGE_BYTE * dirty_bytes)
+        let (is_longest, per_page_byte) = match writer.unlisted.is_on() {
+            true => (writer.tail_commands >= LISTED_COMMANDS_MAX, LISTED_TAIL_PER_PAGE_BYTE),
+            false => (writer.tail_bytes >= TAIL_UNITS_MAX * unit, TAIL_PER_PAGE_BYTE),
+        };
+        is_longest || writer.tail_bytes >= (TAIL_UNITS_MIN * unit).max(per_page_byte * dirty_bytes)
+    }
+
+    /// Lists the commands that were appended since the last list, if they are many: an open need not read them then.
+    fn list_tail(&self, maintenance: &mut Maintenance) -> Result<()> {
+        let Some(tail) = &mut maintenance.tail else { return Ok(()) };
+        let (unlisted, end) = {
+            let mut writer = self.writer();
+            writer.check()?;
+            if writer.unlisted.frame_bytes() < LIST_UNITS * self.options.unit_bytes() {
+                return Ok(());
+            }
+            (writer.unlisted.take(), writer.log_end)
+        };
+        let list = unlisted.list(tail.listed_to, end);
+        // The log's own recovery, too, begins behind what is listed.
+        let listed = self.log.checkpoint().map_err(Error::from);
+        let listed = listed.and_then(|()| tail.append(&self.options.env, &self.dir, &list));
+        if listed.is_err() {
+            self.writer().unlisted.put_back(unlisted);
+        }
+        listed
     }
 
     pub(crate) fn checkpoint(&self) -> Result<()> {
@@ -227,7 +263,7 @@ impl Inner {
         self.settle_healing(maintenance)?;
         // Before the writer's lock: who reclaims takes them the other way round.
         let reclaimable = self.reclaimable().clone();
-        let (frozen, root, tail_bytes) = {
+        let (frozen, root, behind) = {
             let mut writer = self.writer();
             writer.check()?;
             self.settle_recent(&mut writer)?;
@@ -252,13 +288,22 @@ impl Inner {
                 keys: writer.keys,
                 segments: segments.collect(),
             };
-            (frozen, root, std::mem::take(&mut writer.tail_bytes))
+            let behind = (writer.tail_bytes, writer.tail_commands, writer.unlisted.take());
+            (writer.tail_bytes, writer.tail_commands) = (0, 0);
+            if self.options.background {
+                writer.unlisted = Unlisted::beginning_with(Vec::new(), 0);
+            }
+            (frozen, root, behind)
         };
         let written =
             self.log.sync().map_err(Error::from).and_then(|()| frozen.write(&self.options.env, &self.dir));
         if let Err(error) = written {
             self.table.write().index.checkpoint_failed(frozen);
-            self.writer().tail_bytes += tail_bytes;
+            let mut writer = self.writer();
+            let (tail_bytes, tail_commands, unlisted) = behind;
+            writer.tail_bytes += tail_bytes;
+            writer.tail_commands += tail_commands;
+            writer.unlisted.put_back(unlisted);
             return Err(error);
         }
         if let Err(error) = maintenance.check(&self.dir)?.set(&root.encode()) {
@@ -268,6 +313,13 @@ impl Inner {
         }
         tracing::debug!(pages = frozen.dirty_pages(), keys = root.keys, log_end = ?root.log_end, "checkpoint");
         self.table.write().index.checkpoint_done(frozen);
+        if self.options.background {
+            let (place, index_id) = (root.log_end, root.index.file_id);
+            maintenance.tail = Some(match maintenance.tail.take() {
+                Some(tail) => tail.begin_anew(place, index_id),
+                None => TailFile::behind(place, index_id, &Lists::default()),
+            });
+        }
         let unit = self.options.unit_bytes();
         let log_bytes: u64 = self.log.segments().iter().map(|info| info.total_bytes).sum();
         if root.keys * RESERVE_PER_KEY_BYTES >= unit || log_bytes >= RESERVE_LOG_UNITS * unit {
@@ -648,6 +700,11 @@ impl Inner {
         };
         if is_worth_it {
             self.write_checkpoint(maintenance)?;
+        }
+        if self.writer().tail_bytes == 0
+            && let Err(error) = tail::remove(&self.options.env, &self.dir)
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "what is not needed any more was not removed");
         }
         if let Err(error) = self.sort_at_close(maintenance) {
             tracing::warn!(dir = %self.dir.display(), %error, "no sorted run was written");

@@ -1,12 +1,12 @@
 //! Opening: the last checkpoint, and the log behind it. The steps are those of docs/durability.md.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use lsfs::codec::BodyLayout;
 use lsfs::io::OpenMode;
-use lsfs::{Entries, Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, State};
+use lsfs::{Entries, Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, SetSegmentInfo, State};
 
 use crate::backup::UNFINISHED;
 use crate::error::{Error, Result};
@@ -15,12 +15,13 @@ use crate::index::{Index, KeyHasher, is_index_file};
 use crate::lookup::{SharedTable, Table, record_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
-use crate::order::is_run;
+use crate::order::{Place, is_run};
 use crate::record::BODY_BYTES_MAX;
 use crate::root::{NO_SLOT, Root, RootSegment};
 use crate::segments::SegmentSlots;
-use crate::settle::{TAIL_COMMANDS_MAX, Tail};
+use crate::settle::TAIL_COMMANDS_MAX;
 use crate::store::{Inner, OpenReport, Removes, Writer};
+use crate::tail::{List, Lists, Part, Spot, TAIL_NAME, TailFile, Unlisted};
 
 /// The log, below the store's directory.
 pub(crate) const LOG_NAME: &str = "log";
@@ -109,48 +110,95 @@ impl Inner {
             let replay = Replay { log: &self.log, table: &self.table, hasher: self.hasher, repair };
             return replay.run(&mut self.writer());
         };
-        match self.read_tail(self.log.iter_from(segment, position)) {
+        match self.find_tail((segment, position)) {
             Err(error) if error.index_damage().is_some() => self.heal_within(&mut self.maintenance(), &error),
             other => other,
         }
     }
 
-    /// Takes note of the commands behind the checkpoint, to be settled later.
-    fn read_tail(&self, mut entries: Entries) -> Result<OpenReport> {
-        let (mut report, mut tail) = (OpenReport::default(), Tail::default());
+    /// Takes note of the commands behind the checkpoint, to be settled later: of those in lists, and of those that are
+    /// read from the log.
+    fn find_tail(&self, checkpoint: Place) -> Result<OpenReport> {
+        let mut maintenance = self.maintenance();
+        let index_id = self.table.read().index.file_id();
+        let lists =
+            Lists::read(&self.options.env, &self.dir, index_id, checkpoint, log_end(&self.log.segments()));
+        let tail = TailFile::behind(checkpoint, index_id, &lists);
+        let (segment, position) = tail.listed_to;
+        for list in lists.lists {
+            self.keep_listed(list)?;
+        }
+        let (report, unlisted) = self.read_tail(self.log.iter_from(segment, position))?;
+        if self.options.background
+            && let Some(unlisted) = unlisted
+        {
+            self.writer().unlisted = unlisted;
+            maintenance.tail = Some(tail);
+        }
+        Ok(report)
+    }
+
+    fn keep_listed(&self, mut list: List) -> Result<()> {
+        let mut writer = self.writer();
+        writer.tail_bytes += list.frame_bytes;
+        writer.tail_commands += list.spots.len() as u64;
+        // Segments that are gone say nothing.
+        let segments = list.segments();
+        let is_there: HashSet<u32> =
+            segments.into_iter().filter(|&number| self.log.segment(number).is_ok()).collect();
+        list.spots.retain(|spot| is_there.contains(&spot.segment));
+        let mut table = self.table.write();
+        for &segment in &is_there {
+            if table.slots.address(segment, 0).is_none() {
+                return Err(table.index.damaged(format!("segment {segment} has no address")));
+            }
+        }
+        table.tail.push_opened(Part::new(list.spots));
+        self.has_unsettled.store(table.tail.has_opened(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes note of the commands of the log from a place on. Answers them, too, for the next list, if they are not too many.
+    fn read_tail(&self, mut entries: Entries) -> Result<(OpenReport, Option<Unlisted>)> {
+        let (mut report, mut spots, mut is_all) = (OpenReport::default(), Vec::new(), true);
+        let mut frame_bytes = 0;
         let mut writer = self.writer();
         while let Some(entry) = next_there(&mut entries)? {
-            self.keep_for_later(&mut writer, &mut tail, &entry)?;
-            if tail.len() == TAIL_COMMANDS_MAX {
-                self.set_tail(std::mem::take(&mut tail));
+            let (hash, pointer) = (self.hasher.hash(record_of(&entry)?.key), entry.pointer);
+            {
+                let mut table = self.table.write();
+                if table.slots.address(pointer.segment, pointer.position).is_none() {
+                    return Err(table.index.damaged(format!("{pointer:?} has no address")));
+                }
+            }
+            spots.push(Spot::new(hash, pointer.segment, pointer.position));
+            frame_bytes += pointer.frame_bytes();
+            report.replayed += 1;
+            if spots.len() == TAIL_COMMANDS_MAX {
+                self.keep_read(std::mem::take(&mut spots));
+                is_all = false;
                 drop(writer);
                 self.settle_all()?;
                 writer = self.writer();
             }
-            report.replayed += 1;
         }
         writer.log_end = entries.place();
-        self.set_tail(tail);
-        Ok(report)
+        writer.tail_bytes += frame_bytes;
+        writer.tail_commands += report.replayed;
+        self.keep_read(spots.clone());
+        Ok((report, is_all.then(|| Unlisted::beginning_with(spots, frame_bytes))))
     }
 
-    /// Takes note of a command that is settled later.
-    fn keep_for_later(&self, writer: &mut Writer, tail: &mut Tail, entry: &Entry) -> Result<()> {
-        let (hash, pointer) = (self.hasher.hash(record_of(entry)?.key), entry.pointer);
+    fn keep_read(&self, spots: Vec<Spot>) {
         let mut table = self.table.write();
-        if table.slots.address(pointer.segment, pointer.position).is_none() {
-            return Err(table.index.damaged(format!("{pointer:?} has no address")));
-        }
-        tail.push(hash, pointer.segment, pointer.position);
-        writer.tail_bytes += pointer.frame_bytes();
-        Ok(())
+        table.tail.push_opened(Part::new(spots));
+        self.has_unsettled.store(table.tail.has_opened(), Ordering::Relaxed);
     }
+}
 
-    fn set_tail(&self, mut tail: Tail) {
-        tail.sort();
-        self.has_unsettled.store(tail.has_opened(), Ordering::Relaxed);
-        self.table.write().tail = tail;
-    }
+/// Segment and position behind the last durable frame.
+pub(crate) fn log_end(segments: &[SetSegmentInfo]) -> Place {
+    segments.last().map_or((0, 0), |active| (active.number, active.end))
 }
 
 fn log_options(options: &Options) -> SetOptions {
@@ -181,7 +229,7 @@ fn prepare_directory(env: &Env, dir: &Path, create: bool) -> Result<()> {
     }
     env.disk.create_dir_all(dir).map_err(|error| Error::io("create directory", dir, 4096, error))?;
     let entries = env.disk.list(dir).map_err(|error| Error::io("list", dir, 0, error))?;
-    let is_ours = |name: &str| is_index_file(name) || is_run(name) || name == UNFINISHED;
+    let is_ours = |name: &str| is_index_file(name) || is_run(name) || name == TAIL_NAME || name == UNFINISHED;
     match entries.iter().find(|entry| !is_ours(&entry.name)) {
         Some(entry) => {
             Err(not_a_store(&format!("it holds the file {}; use an empty or new directory", entry.name)))

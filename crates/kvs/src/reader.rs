@@ -22,10 +22,11 @@ use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::heal::without_index;
 use crate::index::{Index, KeyHasher};
 use crate::lookup::{Damaged, ReadAt, SharedTable, Table, read_key, record_of, value_of};
-use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, next_there, slots_of};
+use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, log_end, next_there, slots_of};
 use crate::options::Options;
 use crate::order::{ReaderOrder, View as OrderView};
 use crate::root::Root;
+use crate::tail::{Lists, Part};
 
 /// The writer may make checkpoints and reclaim segments between our looks.
 const ATTEMPTS: usize = 32;
@@ -75,9 +76,11 @@ struct View {
     /// The last checkpoint, if it could not be used.
     passed_by: Option<DamagedCheckpoint>,
     table: Option<Arc<SharedTable>>,
-    /// What comes behind the checkpoint.
+    /// Commands behind the checkpoint of which there are lists, oldest first.
+    listed: Vec<Part>,
+    /// What comes behind them.
     entries: Entries,
-    /// Places of the commands behind the checkpoint by the hash of their key, oldest first.
+    /// Places of the commands there by the hash of their key, oldest first.
     tail: HashMap<u64, SmallVec<[(u32, u32); 1]>>,
     tail_commands: usize,
     /// Segments that were gone when the log was last read on: what lies in them means nothing.
@@ -249,8 +252,12 @@ impl Shared {
         }
         let hash = view.hasher.hash(key);
         let places = view.tail.get(&hash).map_or(&[][..], |places| places);
-        let is_there = |&&(segment, _): &&(u32, u32)| !view.gone.contains(&segment);
-        let tail: SmallVec<[(u32, u32); 1]> = places.iter().filter(is_there).copied().collect();
+        let mut tail: SmallVec<[(u32, u32); 1]> = SmallVec::new();
+        tail.extend(
+            view.listed.iter().flat_map(|part| part.spots(hash)).map(|spot| (spot.segment, spot.position)),
+        );
+        tail.extend(places.iter().copied());
+        tail.retain(|(segment, _)| !view.gone.contains(segment));
         let (table, known_gone) = (view.table.clone(), Arc::clone(&view.gone));
         drop(view);
         let missed_at =
@@ -340,8 +347,10 @@ impl View {
         let index = Index::open(env, dir, &root.index, index_bytes, OpenMode::Read)?;
         let hasher = index.hasher();
         let slots = slots_of(&index, root)?;
-        let (segment, position) = root.log_end;
+        let lists = Lists::read(env, dir, root.index.file_id, root.log_end, log_end(&log.segments()?));
+        let (segment, position) = lists.end().unwrap_or(root.log_end);
         let mut view = View::new(hasher, log.iter_from(segment, position));
+        view.listed = lists.lists.into_iter().map(|list| Part::new(list.spots)).collect();
         view.checkpoint = Some(id);
         view.table = Some(Arc::new(SharedTable::new(Table::new(index, slots))));
         view.follow_to_now()?;
@@ -362,6 +371,7 @@ impl View {
             checkpoint: None,
             passed_by: None,
             table: None,
+            listed: Vec::new(),
             entries,
             tail: HashMap::new(),
             tail_commands: 0,

@@ -101,7 +101,7 @@ impl Inner {
             }
             table.tail.push_appended(hash, pointer.segment, pointer.position);
             writer.recent.push(hash, kind, pointer, replaces);
-            writer.count_appended(pointer);
+            writer.count_appended(hash, pointer);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Commands behind the checkpoint that an open has read and not yet put into the index.
+//! Commands behind the checkpoint that an open has found and not yet put into the index.
 //!
 //! To put a command into the index is to find what it replaces: a page of the index and a frame of the log, each read at
 //! random. An open does not wait for that. It keeps the commands by the hash of their keys, and look-ups see them before
@@ -9,7 +9,7 @@
 //! tail. Only who holds the writer's lock settles. A frame of the tail counts as live until it is settled, and so does
 //! what it replaces.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use lsfs::Entry;
@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::lookup::{Damaged, record_of};
 use crate::segments::{Location, SegmentSlots};
 use crate::store::{Inner, Inside, Writer};
+use crate::tail::{Part, Spot};
 
 /// More commands are settled by the open itself: their places would take more memory than the time is worth.
 pub(crate) const TAIL_COMMANDS_MAX: usize = 1 << 20;
@@ -25,12 +26,9 @@ pub(crate) const TAIL_COMMANDS_MAX: usize = 1 << 20;
 const HASHES_PER_LOCK: usize = 64;
 /// Times that the lock is taken in a step of the background.
 const LOCKS_PER_STEP: usize = 64;
-/// A position that no frame has: the command is settled.
-const SETTLED: u32 = u32::MAX;
-
-/// Where a command lies, by the hash of its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Command {
+/// A command that was just appended.
+#[derive(Clone, Copy, Debug)]
+struct Appended {
     hash: u64,
     segment: u32,
     position: u32,
@@ -39,11 +37,10 @@ struct Command {
 /// The commands that are not settled.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
-    /// What the open has read: by hash, then in the order of the log.
-    commands: Vec<Command>,
-    unsettled: usize,
+    /// What the open has found: stretches of the log, the oldest first.
+    opened: Vec<Part>,
     /// What was appended since ([`Recent`](crate::recent::Recent)), in the order of the log.
-    appended: Vec<Command>,
+    appended: Vec<Appended>,
     /// One bit for each of those, or for several, by its hash.
     appended_bits: [u64; APPENDED_BITS_WORDS],
 }
@@ -59,10 +56,6 @@ fn bit_of(hash: u64) -> (usize, u64) {
 }
 
 impl Tail {
-    pub(crate) fn len(&self) -> usize {
-        self.unsettled
-    }
-
     /// Whether it may have commands for a hash; if not, the index says everything.
     #[inline]
     pub(crate) fn may_have(&self, hash: u64) -> bool {
@@ -70,14 +63,14 @@ impl Tail {
         self.appended_bits[word] & bit != 0 || self.has_opened()
     }
 
-    /// Whether commands are left that the open has read.
+    /// Whether commands are left that the open has found.
     pub(crate) fn has_opened(&self) -> bool {
-        !self.commands.is_empty()
+        !self.opened.is_empty()
     }
 
-    /// Adds a command that was just appended. There is none for its hash that the open has read.
+    /// Adds a command that was just appended. There is none for its hash that the open has found.
     pub(crate) fn push_appended(&mut self, hash: u64, segment: u32, position: u32) {
-        self.appended.push(Command { hash, segment, position });
+        self.appended.push(Appended { hash, segment, position });
         let (word, bit) = bit_of(hash);
         self.appended_bits[word] |= bit;
     }
@@ -97,83 +90,64 @@ impl Tail {
         }
     }
 
-    /// Adds the next command of the log; [`Tail::sort`] follows before anything is looked up.
-    pub(crate) fn push(&mut self, hash: u64, segment: u32, position: u32) {
-        self.commands.push(Command { hash, segment, position });
-        self.unsettled += 1;
+    /// Adds the next stretch of the log that the open has found.
+    pub(crate) fn push_opened(&mut self, part: Part) {
+        if !part.is_empty() {
+            self.opened.push(part);
+        }
     }
 
-    pub(crate) fn sort(&mut self) {
-        // Numbers of segments grow, so this is the order of the log for each hash.
-        self.commands.sort_unstable();
-    }
-
-    /// The commands for a hash that are not settled. There may be very many, of one key that is set all the time.
-    fn range_of(&self, hash: u64) -> Range<usize> {
-        let first = self.commands.partition_point(|command| command.hash < hash);
-        let of_hash = self.commands[first..].partition_point(|command| command.hash == hash);
-        // The oldest leave first.
-        let is_settled = |command: &Command| command.position == SETTLED;
-        let settled = self.commands[first..first + of_hash].partition_point(is_settled);
-        first + settled..first + of_hash
-    }
-
-    /// Where commands for a hash lie, the newest first.
+    /// Where commands for a hash may lie, the newest first.
     pub(crate) fn locations(&self, hash: u64, slots: &SegmentSlots) -> impl Iterator<Item = Location> {
         let appended = self.appended.iter().rev().filter(move |command| command.hash == hash);
-        let newest_first = appended.chain(self.commands[self.range_of(hash)].iter().rev());
-        newest_first.filter_map(|command| slots.location(command.segment, command.position))
+        let opened = self.opened.iter().rev().flat_map(move |part| part.spots(hash).iter().rev());
+        let places = appended.map(|command| (command.segment, command.position));
+        places
+            .chain(opened.map(|spot| (spot.segment, spot.position)))
+            .filter_map(|(segment, position)| slots.location(segment, position))
     }
 
-    fn oldest(&self, hash: u64) -> Option<Command> {
-        self.commands[self.range_of(hash)].first().copied()
+    /// The oldest that may be for a hash.
+    fn oldest(&self, hash: u64) -> Option<Spot> {
+        self.opened.iter().find_map(|part| part.spots(hash).first().copied())
     }
 
-    /// A hash for which there are commands.
+    /// A hash for which there may be commands.
     fn any_hash(&self) -> Option<u64> {
-        self.commands.last().map(|command| command.hash)
+        self.opened.first()?.any_hash()
     }
 
-    /// The command is in the index.
-    fn settled(&mut self, command: Command) {
-        let oldest = self.range_of(command.hash).start;
-        if let Some(found) = self.commands.get_mut(oldest)
-            && *found == command
-        {
-            found.position = SETTLED;
-            self.unsettled -= 1;
-        }
-        while self.commands.last().is_some_and(|last| last.position == SETTLED) {
-            self.commands.pop();
-        }
-        if self.commands.is_empty() {
-            self.commands = Vec::new();
+    /// The command, the oldest for its hash, is in the index.
+    fn settled(&mut self, hash: u64, oldest: Spot) {
+        if let Some(at) = self.opened.iter().position(|part| part.spots(hash).first() == Some(&oldest)) {
+            self.opened[at].settled(oldest);
+            if self.opened[at].is_empty() {
+                self.opened.remove(at);
+            }
         }
     }
 }
 
 impl Inner {
-    /// Settles what there is for a hash.
+    /// Settles what there may be for a hash.
     pub(crate) fn settle(&self, writer: &mut Writer, hash: u64) -> Result<()> {
         while self.has_unsettled.load(Ordering::Relaxed) {
             let oldest = self.table.read().tail.oldest(hash);
             let Some(command) = oldest else { return Ok(()) };
             let entry = self.log.read_at(command.segment, command.position)?;
-            self.settle_one(writer, hash, &entry)?;
+            self.settle_one(writer, &entry)?;
             let mut table = self.table.write();
-            table.tail.settled(command);
+            table.tail.settled(hash, command);
             self.has_unsettled.store(table.tail.has_opened(), Ordering::Relaxed);
         }
         Ok(())
     }
 
-    fn settle_one(&self, writer: &mut Writer, hash: u64, entry: &Entry) -> Result<()> {
-        let old = self.table.find_in_index(&self.log, record_of(entry)?.key, hash, Damaged::Ignore)?;
-        // It was counted as written by the open.
-        let (log_end, tail_bytes) = (writer.log_end, writer.tail_bytes);
-        let pointed = self.point(writer, hash, old.as_ref(), entry.kind, entry.pointer);
-        (writer.log_end, writer.tail_bytes) = (log_end, tail_bytes);
-        pointed
+    fn settle_one(&self, writer: &mut Writer, entry: &Entry) -> Result<()> {
+        let key = record_of(entry)?.key;
+        let hash = self.hasher.hash(key);
+        let old = self.table.find_in_index(&self.log, key, hash, Damaged::Ignore)?;
+        self.point(writer, hash, old.as_ref(), entry.kind, entry.pointer)
     }
 
     /// Settles a few commands; `false` if none are left.
@@ -247,20 +221,24 @@ impl Inner {
 mod tests {
     use super::*;
 
+    fn part(commands: impl IntoIterator<Item = (u64, u32, u32)>) -> Part {
+        let spot = |(hash, segment, position): (u64, u32, u32)| Spot::new(hash << 40, segment, position);
+        Part::new(commands.into_iter().map(spot).collect())
+    }
+
     #[test]
     fn a_key_that_was_set_very_often_is_settled_in_time() {
         const SETS: u32 = 200_000;
         let mut slots = SegmentSlots::default();
         assert!(slots.address(1, 0).is_some());
         let mut tail = Tail::default();
-        (0..SETS).for_each(|n| tail.push(7, 1, n));
-        tail.sort();
+        tail.push_opened(part((0..SETS).map(|n| (7, 1, n))));
         // If each step went through all of them, this would take minutes.
         for n in 0..SETS {
-            assert_eq!(tail.locations(7, &slots).next().unwrap().position, SETS - 1);
-            let oldest = tail.oldest(7).unwrap();
+            assert_eq!(tail.locations(7 << 40, &slots).next().unwrap().position, SETS - 1);
+            let oldest = tail.oldest(7 << 40).unwrap();
             assert_eq!(oldest.position, n);
-            tail.settled(oldest);
+            tail.settled(7 << 40, oldest);
         }
         assert!(!tail.has_opened() && !tail.may_have(7));
     }
@@ -270,22 +248,21 @@ mod tests {
         let mut slots = SegmentSlots::default();
         (1..=3).for_each(|segment| assert!(slots.address(segment, 0).is_some()));
         let mut tail = Tail::default();
-        for (hash, segment, position) in [(7, 1, 100), (9, 1, 200), (7, 2, 50), (3, 2, 90), (7, 3, 10)] {
-            tail.push(hash, segment, position);
-        }
-        tail.sort();
-        let places = |tail: &Tail, hash| -> Vec<(u32, u32)> {
-            tail.locations(hash, &slots).map(|location| (location.segment, location.position)).collect()
+        tail.push_opened(part([(7, 1, 100), (9, 1, 200), (7, 2, 50)]));
+        tail.push_opened(part([(3, 2, 90), (7, 3, 10)]));
+        let places = |tail: &Tail, hash: u64| -> Vec<(u32, u32)> {
+            let locations = tail.locations(hash << 40, &slots);
+            locations.map(|location| (location.segment, location.position)).collect()
         };
         assert_eq!(places(&tail, 7), [(3, 10), (2, 50), (1, 100)]);
         assert_eq!(places(&tail, 8), []);
         let mut left = 5;
         for (hash, expected) in [(7, 100), (7, 50), (9, 200), (7, 10), (3, 90)] {
-            let oldest = tail.oldest(hash).unwrap();
+            let oldest = tail.oldest(hash << 40).unwrap();
             assert_eq!(oldest.position, expected);
-            tail.settled(oldest);
+            tail.settled(hash << 40, oldest);
             left -= 1;
-            assert_eq!((tail.len(), tail.has_opened()), (left, left > 0));
+            assert_eq!(tail.has_opened(), left > 0);
             assert_eq!(tail.any_hash().is_none(), left == 0);
         }
         assert_eq!(places(&tail, 7), []);

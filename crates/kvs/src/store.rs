@@ -33,6 +33,7 @@ use crate::record::{
     Command, EncodedRecord, KEY_BYTES_MAX, Record, VALUE_BYTES_MAX, encode_original, encode_remove,
     encode_set, is_remove,
 };
+use crate::tail::Unlisted;
 
 /// A key-value store in a directory, open for writing.
 ///
@@ -154,12 +155,15 @@ pub(crate) struct Writer {
     pub(crate) log_end: (u32, u32),
     /// Keys that have a value.
     pub(crate) keys: u64,
-    /// Bytes of frames that the last checkpoint does not cover.
+    /// Bytes of frames that the last checkpoint does not cover, and how many these are.
     pub(crate) tail_bytes: u64,
+    pub(crate) tail_commands: u64,
     /// Removes to which the index points, by segment.
     pub(crate) removes: HashMap<u32, Removes>,
     /// What the index has not yet.
     pub(crate) recent: Recent,
+    /// What the file `tail` has not yet.
+    pub(crate) unlisted: Unlisted,
     failure: Option<Error>,
 }
 
@@ -786,7 +790,10 @@ impl Inner {
             writer.failure = Some(error.clone());
             return Err(Error::Stopped { cause: Box::new(error) });
         }
-        writer.count(&self.log, old, kind, pointer);
+        writer.count_replaced(old, kind, pointer);
+        if let Some(hit) = old {
+            release(&self.log, hit.head.pointer);
+        }
         Ok(())
     }
 
@@ -822,8 +829,17 @@ pub(crate) fn is_full(error: &Error) -> bool {
 
 impl Writer {
     pub(crate) fn new(keys: u64, removes: HashMap<u32, Removes>) -> Writer {
-        let recent = Recent::default();
-        Writer { log_end: (0, 0), keys, tail_bytes: 0, removes, recent, failure: None }
+        let (recent, unlisted) = (Recent::default(), Unlisted::default());
+        Writer {
+            log_end: (0, 0),
+            keys,
+            tail_bytes: 0,
+            tail_commands: 0,
+            removes,
+            recent,
+            unlisted,
+            failure: None,
+        }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -841,19 +857,12 @@ impl Writer {
         }
     }
 
-    /// Takes note of a frame that was appended and that the index points to now, instead of another or of none.
-    pub(crate) fn count(&mut self, log: &SegmentSet, old: Option<&Hit>, kind: u8, pointer: Pointer) {
-        self.count_appended(pointer);
-        self.count_replaced(old, kind, pointer);
-        if let Some(hit) = old {
-            release(log, hit.head.pointer);
-        }
-    }
-
     /// Takes note of a frame that was appended.
-    pub(crate) fn count_appended(&mut self, pointer: Pointer) {
+    pub(crate) fn count_appended(&mut self, hash: u64, pointer: Pointer) {
         self.log_end = (pointer.segment, pointer.end() as u32);
         self.tail_bytes += pointer.frame_bytes();
+        self.tail_commands += 1;
+        self.unlisted.push(hash, pointer);
     }
 
     /// Takes note of a frame that the index points to now, instead of another, which is to be released, or of none.

@@ -8,10 +8,11 @@ mod crash;
 mod faults;
 mod feed;
 mod golden;
-mod gone;
+
 mod healing;
 mod model;
 mod order;
+mod tail;
 
 use std::collections::BTreeMap;
 

@@ -1,11 +1,14 @@
-//! Segments that are given back behind the last checkpoint: what its index has at their addresses means nothing.
+//! What lies behind the last checkpoint: segments that were given back, so that what its index has at their addresses means
+//! nothing; and lists of commands, so that an open need not read them.
+
+use std::path::Path;
 
 use kvs::{KvReader, KvStore};
-use lsfs::io::SimDisk;
+use lsfs::io::{CrashStyle, Disk as _, SimDisk};
 
 use crate::order::scan;
 use crate::support::{Choices, budget, sim_env};
-use crate::{DIR, Model, difference, options};
+use crate::{DIR, Model, buffered, difference, options};
 
 const KEYS: u64 = 700;
 
@@ -90,4 +93,71 @@ fn addresses_in_segments_that_are_gone_mean_nothing_after_a_kill() {
         store.compact(|_| true).unwrap();
         check(|key| store.get_bytes(key), &model, &context);
     }
+}
+
+/// Sets keys until there are many commands behind the checkpoint, and kills the writer.
+fn kill_behind_lists(disk: &SimDisk, seed: u64) -> (SimDisk, Model) {
+    let store = KvStore::open_with(DIR, options(sim_env(disk, seed))).unwrap();
+    let mut model = Model::new();
+    let mut set = |n: u64, tag: u8| {
+        buffered(&store).put(key(n % KEYS), [tag; 20]).unwrap();
+        model.insert(key(n % KEYS), vec![tag; 20]);
+    };
+    (0..KEYS).for_each(|n| set(n, 0));
+    store.checkpoint().unwrap();
+    (0..400).for_each(|n| set(n * 7, 1 + (n / 100) as u8));
+    store.sync().unwrap();
+    let after = disk.restart();
+    drop(store);
+    (after, model)
+}
+
+#[test]
+fn an_open_after_a_kill_reads_only_what_is_not_listed() {
+    let (disk, model) = kill_behind_lists(&SimDisk::new(1), 1);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 2))).unwrap();
+    let report = store.open_report();
+    assert!(!report.rebuilt && report.replayed < 100, "of 400: {report:?}");
+    check(|key| store.get_bytes(key), &model, "before anything is settled");
+    // The lists go on where they ended.
+    for n in 0..150 {
+        buffered(&store).put(key(n), "after").unwrap();
+    }
+    store.sync().unwrap();
+    let disk = disk.restart();
+    drop(store);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 3))).unwrap();
+    assert!(store.open_report().replayed < 100, "of 550: {:?}", store.open_report());
+    assert_eq!(store.get_bytes(key(149)).unwrap().as_deref(), Some(&b"after"[..]));
+    assert_eq!(store.stats().keys, KEYS);
+    assert!(store.verify().unwrap().damage.is_empty());
+    store.close().unwrap();
+    assert!(!disk.paths().iter().any(|path| path.ends_with("tail")), "a closed store needs no list");
+}
+
+#[test]
+fn lists_that_are_damaged_or_missing_are_not_missed() {
+    let (disk, model) = kill_behind_lists(&SimDisk::new(2), 1);
+    let path = Path::new(DIR).join("tail");
+    let lists = disk.contents(&path).unwrap();
+    assert!(lists.len() >= 3 * 4096, "{} bytes", lists.len());
+    let copy = || disk.power_fail(CrashStyle::EverythingUnsynced, 1);
+    let undamaged = KvStore::open_with(DIR, options(sim_env(&copy(), 2))).unwrap().open_report().replayed;
+    for at in (0..lists.len()).step_by(509) {
+        let disk = copy();
+        let mut damaged = lists.clone();
+        damaged[at] ^= 0x10;
+        disk.put(&path, &damaged).unwrap();
+        let context = format!("byte {at}");
+        let reader = KvReader::open_with(DIR, options(sim_env(&disk, 3))).unwrap();
+        check(|key| reader.get_bytes(key), &model, &context);
+        let store = KvStore::open_with(DIR, options(sim_env(&disk, 4))).unwrap();
+        assert!(store.open_report().replayed >= undamaged, "{context}");
+        check(|key| store.get_bytes(key), &model, &context);
+        assert_eq!(store.stats().keys, model.len() as u64, "{context}");
+    }
+    disk.remove(&path).unwrap();
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 5))).unwrap();
+    assert!(store.open_report().replayed >= 400, "{:?}", store.open_report());
+    check(|key| store.get_bytes(key), &model, "without lists");
 }
