@@ -29,11 +29,11 @@ const TAIL_UNITS_MIN: u64 = 8;
 /// What the log may be longer than the pages that a checkpoint writes, before one is made; ...
 const TAIL_PER_PAGE_BYTE: u64 = 4;
 /// ... and if an open need not read it, since its commands are listed.
-const LISTED_TAIL_PER_PAGE_BYTE: u64 = 20;
+const LISTED_TAIL_PER_PAGE_BYTE: u64 = 30;
 /// An open reads at most so many units, whatever a checkpoint costs; ...
 const TAIL_UNITS_MAX: u64 = 128;
 /// ... or finds so many commands in lists.
-const LISTED_COMMANDS_MAX: u64 = 1 << 20;
+const LISTED_COMMANDS_MAX: u64 = 3 << 19;
 /// So many units of the log make a list.
 const LIST_UNITS: u64 = 4;
 /// A close without a background makes a checkpoint from here on.
