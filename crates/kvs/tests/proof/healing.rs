@@ -10,7 +10,7 @@ use crate::{DIR, Model, buffered, difference, options};
 
 /// So many keys that the index has several times the pages that its memory holds.
 const KEYS: u64 = 9_000;
-const PAGE_BYTES: u64 = 4096;
+pub(crate) const PAGE_BYTES: u64 = 4096;
 
 fn key(n: u64) -> Vec<u8> {
     format!("key {n:05}").into_bytes()
@@ -40,11 +40,11 @@ fn filled(seed: u64) -> (SimDisk, Model) {
 }
 
 /// A disk of its own with the same files.
-fn copy(disk: &SimDisk) -> SimDisk {
+pub(crate) fn copy(disk: &SimDisk) -> SimDisk {
     disk.power_fail(CrashStyle::EverythingUnsynced, 1)
 }
 
-fn index_file(disk: &SimDisk) -> PathBuf {
+pub(crate) fn index_file(disk: &SimDisk) -> PathBuf {
     let is_index =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_str().unwrap().starts_with("index-"));
     let found: Vec<PathBuf> = disk.paths().into_iter().filter(is_index).collect();
@@ -52,7 +52,7 @@ fn index_file(disk: &SimDisk) -> PathBuf {
     found.into_iter().next().unwrap()
 }
 
-fn pages_of(disk: &SimDisk, path: &Path) -> u64 {
+pub(crate) fn pages_of(disk: &SimDisk, path: &Path) -> u64 {
     disk.contents(path).unwrap().len() as u64 / PAGE_BYTES
 }
 

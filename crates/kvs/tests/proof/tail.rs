@@ -6,6 +6,7 @@ use std::path::Path;
 use kvs::{KvReader, KvStore};
 use lsfs::io::{CrashStyle, Disk as _, SimDisk};
 
+use crate::healing::{PAGE_BYTES, copy, index_file, pages_of};
 use crate::order::scan;
 use crate::support::{Choices, budget, sim_env};
 use crate::{DIR, Model, buffered, difference, options};
@@ -141,10 +142,10 @@ fn lists_that_are_damaged_or_missing_are_not_missed() {
     let path = Path::new(DIR).join("tail");
     let lists = disk.contents(&path).unwrap();
     assert!(lists.len() >= 3 * 4096, "{} bytes", lists.len());
-    let copy = || disk.power_fail(CrashStyle::EverythingUnsynced, 1);
-    let undamaged = KvStore::open_with(DIR, options(sim_env(&copy(), 2))).unwrap().open_report().replayed;
+    let undamaged =
+        KvStore::open_with(DIR, options(sim_env(&copy(&disk), 2))).unwrap().open_report().replayed;
     for at in (0..lists.len()).step_by(509) {
-        let disk = copy();
+        let disk = copy(&disk);
         let mut damaged = lists.clone();
         damaged[at] ^= 0x10;
         disk.put(&path, &damaged).unwrap();
@@ -160,4 +161,66 @@ fn lists_that_are_damaged_or_missing_are_not_missed() {
     let store = KvStore::open_with(DIR, options(sim_env(&disk, 5))).unwrap();
     assert!(store.open_report().replayed >= 400, "{:?}", store.open_report());
     check(|key| store.get_bytes(key), &model, "without lists");
+}
+
+/// Damages all pages of the index but those of its directory, which the open reads.
+fn damage_slots(disk: &SimDisk) {
+    let path = index_file(disk);
+    let damage = |disk: &SimDisk, page: u64| disk.flip_bit(&path, (page * PAGE_BYTES + 900) * 8).unwrap();
+    let is_of_directory = |page: &u64| {
+        let disk = copy(disk);
+        damage(&disk, *page);
+        let store = KvStore::open_with(DIR, options(sim_env(&disk, 100 + page))).unwrap();
+        store.open_report().rebuilt
+    };
+    let pages: Vec<u64> = (1..pages_of(disk, &path)).filter(|page| !is_of_directory(page)).collect();
+    pages.into_iter().for_each(|page| damage(disk, page));
+}
+
+#[test]
+fn crashes_while_an_index_heals_over_a_listed_tail_lose_nothing() {
+    let mut images = 0;
+    for seed in 1..=budget("KVS_HEAL_CRASH_SEEDS", 3) {
+        let (disk, mut model) = kill_behind_lists(&SimDisk::new(seed), 1);
+        damage_slots(&disk);
+        disk.start_trace();
+        let store = KvStore::open_with(DIR, options(sim_env(&disk, 2))).unwrap();
+        assert!(!store.open_report().rebuilt, "the open does not meet the damage");
+        let mut states = vec![(disk.trace_len(), model.clone())];
+        for n in 0..80 {
+            store.put(key(n * 11 % KEYS), n.to_le_bytes()).unwrap();
+            model.insert(key(n * 11 % KEYS), n.to_le_bytes().to_vec());
+            states.push((disk.trace_len(), model.clone()));
+        }
+        assert_eq!(store.stats().index_rebuilds, 1, "it was healed on the way");
+        let trace = disk.stop_trace();
+        drop(disk.restart());
+        drop(store);
+        let mut choices = Choices::new(seed);
+        let mut crash_images = trace.images();
+        loop {
+            let point = crash_images.crash_point();
+            for style in CrashStyle::ALL {
+                if choices.below(4) > 0 {
+                    continue;
+                }
+                let image = crash_images.image(style, choices.next());
+                let context = format!("seed {seed}, {}, {style:?}", trace.describe(point));
+                let store = KvStore::open_with(DIR, options(sim_env(&image, choices.next()))).unwrap();
+                let last = states.iter().rposition(|(end, _)| *end <= point).unwrap_or(0);
+                let found: Model =
+                    (0..KEYS).filter_map(|n| Some((key(n), store.get_bytes(key(n)).unwrap()?))).collect();
+                let is_admitted = states[last..].iter().take(2).any(|(_, model)| *model == found);
+                assert!(is_admitted, "{context}: {}", difference(&found, &states[last].1));
+                assert_eq!(store.stats().keys, found.len() as u64, "{context}");
+                assert!(store.verify().unwrap().damage.is_empty(), "{context}");
+                drop(image.restart());
+                images += 1;
+            }
+            if !crash_images.advance() {
+                break;
+            }
+        }
+    }
+    assert!(images > 300, "{images}");
 }
