@@ -382,11 +382,15 @@ impl Inner {
         let live_total: u64 = segments.iter().map(|info| info.live_bytes).sum();
         let stale_total: u64 = segments.iter().map(&stale).sum();
         let removes_total: u64 = segments.iter().map(|info| removes(info.number)).sum();
-        let mut sealed =
+        let sealed =
             segments.iter().filter(|info| info.is_sealed && !maintenance.damaged.contains(&info.number));
-        if removes_total > admitted(live_total.saturating_sub(removes_total)) {
-            // They can go only when everything older has gone.
-            return sealed.next().map(|info| info.number);
+        // They can go only when everything older has gone. What a view keeps is still there: then they would be moved again
+        // and again.
+        if removes_total > admitted(live_total.saturating_sub(removes_total))
+            && let Some(first) = sealed.clone().next()
+            && Some(first.number) == oldest
+        {
+            return oldest;
         }
         if aim != Aim::All && stale_total <= admitted(live_total) {
             return None;
@@ -425,8 +429,8 @@ impl Inner {
             if is_end || group_bytes >= MOVE_BYTES {
                 if let Err(error) = self.move_live(&group, oldest_left) {
                     self.heal_within(maintenance, &error)?;
-                    // What was moved before is not live there any more.
-                    self.move_live(&group, oldest_left)?;
+                    // Removes that were let go before are in the new index again: the segment has its turn once more.
+                    return Ok(());
                 }
                 group.clear();
                 unloaded_bytes += std::mem::take(&mut group_bytes);

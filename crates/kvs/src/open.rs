@@ -138,22 +138,18 @@ impl Inner {
         Ok(report)
     }
 
-    fn keep_listed(&self, mut list: List) -> Result<()> {
+    fn keep_listed(&self, list: List) -> Result<()> {
         let mut writer = self.writer();
         writer.tail_bytes += list.frame_bytes;
         writer.tail_commands += list.spots.len() as u64;
-        // Segments that are gone say nothing.
-        let segments = list.segments();
-        let is_there: HashSet<u32> =
-            segments.into_iter().filter(|&number| self.log.segment(number).is_ok()).collect();
-        list.spots.retain(|spot| is_there.contains(&spot.segment));
+        let there = listed_segments(&self.log.segments());
         let mut table = self.table.write();
-        for &segment in &is_there {
+        for segment in list.segments().into_iter().filter(|segment| there.contains(segment)) {
             if table.slots.address(segment, 0).is_none() {
                 return Err(table.index.damaged(format!("segment {segment} has no address")));
             }
         }
-        table.tail.push_opened(Part::new(list.spots));
+        table.tail.push_opened(list.part_of(&there));
         self.has_unsettled.store(table.tail.has_opened(), Ordering::Relaxed);
         Ok(())
     }
@@ -163,7 +159,7 @@ impl Inner {
         let (mut report, mut spots, mut is_all) = (OpenReport::default(), Vec::new(), true);
         let mut frame_bytes = 0;
         let mut writer = self.writer();
-        while let Some(entry) = next_there(&mut entries)? {
+        while let Some(entry) = next_there(&mut entries, || Ok(self.log.segments()))? {
             let (hash, pointer) = (self.hasher.hash(record_of(&entry)?.key), entry.pointer);
             {
                 let mut table = self.table.write();
@@ -278,19 +274,26 @@ fn restore(env: &Env, dir: &Path, options: &Options, log: &SegmentSet, root: &Ro
 }
 
 /// The segments that were given back since the checkpoint.
-fn gone_since<'a>(log: &'a SegmentSet, root: &'a Root) -> impl Iterator<Item = &'a RootSegment> {
-    root.segments.iter().filter(|segment| is_gone(log, segment))
+fn gone_since<'a>(log: &SegmentSet, root: &'a Root) -> impl Iterator<Item = &'a RootSegment> {
+    let there = listed_segments(&log.segments());
+    root.segments.iter().filter(move |segment| !there.contains(&segment.number))
 }
 
-fn is_gone(log: &SegmentSet, segment: &RootSegment) -> bool {
-    log.segment(segment.number).is_err()
+/// The segments that the log has by its own list. One that is there and cannot be read is damaged, not gone.
+pub(crate) fn listed_segments(segments: &[SetSegmentInfo]) -> HashSet<u32> {
+    segments.iter().map(|info| info.number).collect()
 }
 
 /// The next command behind a checkpoint. A segment there that is gone says nothing: see `maintenance`.
-pub(crate) fn next_there(entries: &mut Entries) -> Result<Option<Entry>> {
+pub(crate) fn next_there(
+    entries: &mut Entries,
+    segments: impl Fn() -> lsfs::Result<Vec<SetSegmentInfo>>,
+) -> Result<Option<Entry>> {
     loop {
         match entries.next_entry() {
-            Err(lsfs::Error::Gone { .. }) => entries.skip_gone(),
+            Err(lsfs::Error::Gone { .. }) if !listed_segments(&segments()?).contains(&entries.place().0) => {
+                entries.skip_gone();
+            }
             other => return Ok(other?),
         }
     }
@@ -320,7 +323,9 @@ fn count_from(log: &SegmentSet, root: &Root) -> Result<Writer> {
         log.set_live_bytes(segment.number, segment.total_bytes.saturating_sub(stale))?;
     }
     let removes_in = |segment: &RootSegment| Removes { count: segment.removes, bytes: segment.remove_bytes };
-    let there = by_number.into_values().filter(|segment| segment.removes > 0 && !is_gone(log, segment));
+    let there = listed_segments(&log.segments());
+    let there =
+        by_number.into_values().filter(|segment| segment.removes > 0 && there.contains(&segment.number));
     // When the addresses of gone segments are taken out of the index, each counts as a key.
     let removed: u64 = gone_since(log, root).map(|gone| u64::from(gone.removes)).sum();
     Ok(Writer::new(root.keys + removed, there.map(|segment| (segment.number, removes_in(segment))).collect()))

@@ -22,7 +22,7 @@ use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::heal::without_index;
 use crate::index::{Index, KeyHasher};
 use crate::lookup::{Damaged, ReadAt, SharedTable, Table, read_key, record_of, value_of};
-use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, log_end, next_there, slots_of};
+use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, listed_segments, log_end, next_there, slots_of};
 use crate::options::Options;
 use crate::order::{ReaderOrder, View as OrderView};
 use crate::root::Root;
@@ -243,7 +243,7 @@ impl Shared {
         let mut view = self.view();
         let checkpoint = view.checkpoint;
         let of_this = |error: Error| Missed { checkpoint, gone: None, error };
-        view.follow().map_err(of_this)?;
+        view.follow(&self.log).map_err(of_this)?;
         if view.tail_commands > view.tail_commands_max {
             view.tail_commands_max *= 2;
             let passed_by = view.passed_by.clone();
@@ -350,10 +350,11 @@ impl View {
         let lists = Lists::read(env, dir, root.index.file_id, root.log_end, log_end(&log.segments()?));
         let (segment, position) = lists.end().unwrap_or(root.log_end);
         let mut view = View::new(hasher, log.iter_from(segment, position));
-        view.listed = lists.lists.into_iter().map(|list| Part::new(list.spots)).collect();
+        let there = listed_segments(&log.segments()?);
+        view.listed = lists.lists.into_iter().map(|list| list.part_of(&there)).collect();
         view.checkpoint = Some(id);
         view.table = Some(Arc::new(SharedTable::new(Table::new(index, slots))));
-        view.follow_to_now()?;
+        view.follow_to_now(log)?;
         Ok(view)
     }
 
@@ -361,7 +362,7 @@ impl View {
     fn from_log(log: &SegmentSetReader, passed_by: Option<DamagedCheckpoint>) -> Result<View> {
         let mut view = View::new(KeyHasher { seed: 0 }, log.iter());
         view.passed_by = passed_by;
-        view.follow_to_now().map_err(without_index)?;
+        view.follow_to_now(log).map_err(without_index)?;
         Ok(view)
     }
 
@@ -381,15 +382,15 @@ impl View {
     }
 
     /// Takes note of what is there. Only when that has doubled it is worth it to look for a newer checkpoint.
-    fn follow_to_now(&mut self) -> Result<()> {
-        self.follow()?;
+    fn follow_to_now(&mut self, log: &SegmentSetReader) -> Result<()> {
+        self.follow(log)?;
         self.tail_commands_max = TAIL_COMMANDS_MAX.max(2 * self.tail_commands);
         Ok(())
     }
 
     /// Takes note of what was written since.
-    fn follow(&mut self) -> Result<()> {
-        while let Some(entry) = next_there(&mut self.entries)? {
+    fn follow(&mut self, log: &SegmentSetReader) -> Result<()> {
+        while let Some(entry) = next_there(&mut self.entries, || log.segments())? {
             let hash = self.hasher.hash(record_of(&entry)?.key);
             self.tail.entry(hash).or_default().push((entry.pointer.segment, entry.pointer.position));
             self.tail_commands += 1;

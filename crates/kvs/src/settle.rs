@@ -16,6 +16,7 @@ use lsfs::Entry;
 
 use crate::error::Result;
 use crate::lookup::{Damaged, record_of};
+use crate::open::listed_segments;
 use crate::segments::{Location, SegmentSlots};
 use crate::store::{Inner, Inside, Writer};
 use crate::tail::{Part, Spot};
@@ -194,8 +195,9 @@ impl Inner {
                 ControlFlow::Break(removed) => {
                     // The open has added those that were removes to the keys.
                     writer.keys = writer.keys.saturating_sub(removed);
-                    let is_gone = |number: &u32| self.log.segment(*number).is_err();
-                    let gone: Vec<u32> = table.slots.numbers().filter(is_gone).collect();
+                    let there = listed_segments(&self.log.segments());
+                    let gone: Vec<u32> =
+                        table.slots.numbers().filter(|number| !there.contains(number)).collect();
                     gone.into_iter().for_each(|number| table.slots.forget(number));
                     return Ok(());
                 }

@@ -214,7 +214,7 @@ pub struct Stats {
     pub index_pages: u64,
     /// Bytes of memory the index takes.
     pub index_memory_bytes: u64,
-    /// Bytes of the log written since the last checkpoint: what an open has to read.
+    /// Bytes of the log written since the last checkpoint: what an open has to read, as far as it is not listed.
     pub tail_bytes: u64,
     /// Bytes written to the log since the open, whole pages counted.
     pub written_bytes: u64,

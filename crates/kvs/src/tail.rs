@@ -8,7 +8,7 @@
 //! checkpoint on: one that does not begin where the one before ends is a leftover, and so is all behind it. A list is
 //! derived from the log, so no list is ever missed: the log is read instead.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -150,6 +150,12 @@ impl List {
     /// The segments in which its commands lie.
     pub(crate) fn segments(&self) -> BTreeSet<u32> {
         self.spots.iter().map(|spot| spot.segment).collect()
+    }
+
+    /// Its commands, without those in segments that are gone: these say nothing.
+    pub(crate) fn part_of(mut self, there: &HashSet<u32>) -> Part {
+        self.spots.retain(|spot| there.contains(&spot.segment));
+        Part::new(self.spots)
     }
 
     fn spans(&self) -> Vec<Span> {
@@ -439,6 +445,9 @@ pub(crate) fn remove(env: &Env, dir: &Path) -> Result<()> {
     }
 }
 
+/// So many commands wait for a list only if none can be written.
+const UNLISTED_MAX: usize = 1 << 22;
+
 /// Commands that were appended since the last list.
 #[derive(Debug, Default)]
 pub(crate) struct Unlisted {
@@ -456,6 +465,10 @@ impl Unlisted {
 
     /// Takes note of a command that was just appended.
     pub(crate) fn push(&mut self, hash: u64, pointer: Pointer) {
+        if self.spots.len() == UNLISTED_MAX {
+            // Nobody lists them any more: an open reads the log, and the next checkpoint begins again.
+            *self = Unlisted::default();
+        }
         if self.is_on {
             self.spots.push(Spot::new(hash, pointer.segment, pointer.position));
             self.frame_bytes += pointer.frame_bytes();

@@ -279,6 +279,28 @@ fn removed_keys_give_all_their_space_back() {
 }
 
 #[test]
+fn removes_are_not_moved_again_and_again_while_a_view_keeps_what_they_hide() {
+    let disk = SimDisk::new(10);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 10))).unwrap();
+    let fast = buffered(&store);
+    for n in 0..3_000u64 {
+        fast.put(n.to_le_bytes(), [7; 20]).unwrap();
+    }
+    let snapshot = store.snapshot().unwrap();
+    let before = store.stats().written_bytes;
+    for n in 0..3_000u64 {
+        assert!(fast.delete(n.to_le_bytes()).unwrap());
+    }
+    store.sync().unwrap();
+    let (written, removes) = (store.stats().written_bytes - before, 3_000 * 30);
+    assert!(written < 4 * removes, "{written} bytes written for {removes} of removes");
+    assert_eq!(snapshot.iter().count(), 3_000);
+    drop(snapshot);
+    store.compact(|_| true).unwrap();
+    assert!(store.stats().log_bytes < 20_000, "{:?}", store.stats());
+}
+
+#[test]
 fn a_remove_is_kept_as_long_as_the_value_that_it_hides() {
     let disk = SimDisk::new(5);
     let store = KvStore::open_with(DIR, options(sim_env(&disk, 5))).unwrap();

@@ -224,3 +224,31 @@ fn crashes_while_an_index_heals_over_a_listed_tail_lose_nothing() {
     }
     assert!(images > 300, "{images}");
 }
+
+#[test]
+fn a_segment_that_cannot_be_read_is_not_taken_for_one_that_is_gone() {
+    let (disk, model) = kill_behind_lists(&SimDisk::new(3), 1);
+    let is_segment = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "seg");
+    let segments: Vec<_> = disk.paths().into_iter().filter(is_segment).collect();
+    assert!(segments.len() > 1, "{segments:?}");
+    for segment in segments {
+        let disk = copy(&disk);
+        // Its file header.
+        disk.flip_bit(&segment, 20 * 8).unwrap();
+        let Ok(store) = KvStore::open_with(DIR, options(sim_env(&disk, 2))) else { continue };
+        let (mut found, mut refused) = (0, 0);
+        for n in 0..KEYS {
+            match store.get_bytes(key(n)) {
+                Ok(value) => {
+                    assert_eq!(value.as_ref(), model.get(&key(n)), "{}: key {n}", segment.display());
+                    found += 1;
+                }
+                Err(error) => {
+                    assert!(error.is_corruption(), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(found > 0 && refused > 0, "{}: {found} found, {refused} refused", segment.display());
+    }
+}
