@@ -154,14 +154,17 @@ impl Inner {
             Err(error) if error.index_damage().is_some() => drop(self.heal_within(maintenance, &error)?),
             other => return other.map(|_settled| Step::Again),
         }
+        // Before compaction, which may have no end as long as the store is written.
+        let recorded = match self.checkpoint_is_due() {
+            true => self.write_checkpoint(maintenance),
+            false => self.list_tail(maintenance),
+        };
+        // Also on a full disk: it gives space back.
         if let Some(victim) = self.victim(maintenance, Aim::Usual) {
             self.compact(maintenance, victim)?;
-            return Ok(Step::Again);
+            return recorded.map(|()| Step::Again);
         }
-        match self.checkpoint_is_due() {
-            true => self.write_checkpoint(maintenance)?,
-            false => self.list_tail(maintenance)?,
-        }
+        recorded?;
         self.tend_order(maintenance)?;
         Ok(Step::Idle)
     }
