@@ -1,7 +1,7 @@
 //! Reading a store beside its writer, without a lock.
 //!
 //! The principal type is [`KvReader`]. It has the index of the last checkpoint, read-only, and in memory the places of
-//! all commands behind it: a get asks the newest of those first, then the index.
+//! all commands behind it, listed or read: a get asks the newest of those first, then the index.
 //!
 //! **Invariants.** Nothing is written. A page that the writer has overwritten since does not verify as the one of this
 //! checkpoint, so that is noticed: then there is a newer checkpoint, and the reader starts again from that one. What lies in

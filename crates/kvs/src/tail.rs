@@ -8,7 +8,7 @@
 //! checkpoint on: one that does not begin where the one before ends is a leftover, and so is all behind it. A list is
 //! derived from the log, so no list is ever missed: the log is read instead.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -147,14 +147,24 @@ pub(crate) enum ListFault {
 }
 
 impl List {
-    /// The segments in which its commands lie.
-    pub(crate) fn segments(&self) -> BTreeSet<u32> {
-        self.spots.iter().map(|spot| spot.segment).collect()
+    /// The segments in which its commands lie: few, so each command costs next to nothing.
+    pub(crate) fn segments(&self) -> Vec<u32> {
+        let mut segments = Vec::new();
+        for spot in &self.spots {
+            if !segments.contains(&spot.segment) {
+                segments.push(spot.segment);
+            }
+        }
+        segments
     }
 
     /// Its commands, without those in segments that are gone: these say nothing.
     pub(crate) fn part_of(mut self, there: &HashSet<u32>) -> Part {
-        self.spots.retain(|spot| there.contains(&spot.segment));
+        let mut gone = self.segments();
+        gone.retain(|segment| !there.contains(segment));
+        if !gone.is_empty() {
+            self.spots.retain(|spot| !gone.contains(&spot.segment));
+        }
         Part::new(self.spots)
     }
 

@@ -463,6 +463,27 @@ fn a_snapshot_holds_its_segments_and_no_others() -> Result<()> {
 }
 
 #[test]
+fn a_verify_beside_writes_and_compaction_finds_no_damage() -> Result<()> {
+    let dir = temporary();
+    let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+    let store = KvStore::open_with(dir.path(), options)?.with_durability(Durability::Buffer);
+    thread::scope(|scope| -> Result<()> {
+        let verifier = scope.spawn(|| -> Result<()> {
+            for _ in 0..20 {
+                let damage = store.verify()?.damage;
+                assert!(damage.is_empty(), "{damage:?}");
+            }
+            Ok(())
+        });
+        let written = (0..60_000u32).try_for_each(|n| store.put((n % 1_000).to_be_bytes(), [n as u8; 50]));
+        verifier.join().unwrap()?;
+        written
+    })?;
+    assert!(store.stats().reclaimed_segments > 0, "{:?}", store.stats());
+    Ok(())
+}
+
+#[test]
 fn many_threads_scan_while_others_write() -> Result<()> {
     let dir = temporary();
     let options = Options { segment_bytes: 64 << 10, ordered: true, ..Options::default() };
