@@ -73,8 +73,8 @@ fn every_example_is_what_the_code_writes() {
 fn commands_and_root_are_read_back() {
     let examples = examples();
     assert_eq!(Root::decode(&examples["root"]), Ok(root()));
-    let set = Record::decode(0x01, &examples["set"]).unwrap();
+    let set = Record::decode(0x81, &examples["set"]).unwrap();
     assert!(set.key == b"key" && matches!(set.command, Command::Set(value) if value.stored == b"value"));
-    let remove = Record::decode(0x12, &examples["moved_remove"]).unwrap();
+    let remove = Record::decode(0x92, &examples["moved_remove"]).unwrap();
     assert_eq!(remove.command, Command::Remove { born: Some(3) });
 }

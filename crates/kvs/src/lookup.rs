@@ -375,7 +375,7 @@ fn hit_at(log: &SegmentSet, key: &[u8]) -> impl FnMut(Location) -> Result<Option
     let mut start: SmallVec<[u8; KEY_ON_STACK_BYTES]> = SmallVec::from_elem(0, key_start_bytes(key));
     move |Location { address, segment, position }| {
         let (head, count) = log.peek_at(segment, position, &mut start)?;
-        Ok(begins_with_key(&start[..count], key).then_some(Hit { address, head }))
+        Ok(begins_with_key(head.kind, &start[..count], key).then_some(Hit { address, head }))
     }
 }
 

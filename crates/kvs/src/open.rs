@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use lsfs::codec::BodyLayout;
+use lsfs::codec::FrameLayout;
 use lsfs::io::OpenMode;
 use lsfs::{Entries, Entry, Env, FinalData, FinalDataOptions, SegmentSet, SetOptions, SetSegmentInfo, State};
 
@@ -200,7 +200,7 @@ pub(crate) fn log_end(segments: &[SetSegmentInfo]) -> Place {
 fn log_options(options: &Options) -> SetOptions {
     SetOptions {
         // Values are copied out, never sent or mapped: a gap before each large one would be of no use.
-        body_layout: BodyLayout::Packed,
+        frame_layout: FrameLayout::Packed,
         body_limit_bytes: BODY_BYTES_MAX as u32,
         segment_bytes: options.segment_bytes,
         cache_bytes: options.cache_bytes,

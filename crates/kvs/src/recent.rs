@@ -154,12 +154,12 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use lsfs::codec::BodyLayout;
+    use lsfs::codec::FrameLayout;
 
     use super::*;
 
     fn pointer(position: u32) -> Pointer {
-        Pointer::new(1, position, 10, BodyLayout::Packed)
+        Pointer::new(1, position, 10, FrameLayout::Packed)
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub const VALUE_BYTES_MAX: usize = 64 << 20;
 /// The largest body of a frame.
 pub(crate) const BODY_BYTES_MAX: usize = KEY_LEN_BYTES + KEY_BYTES_MAX + RAW_LEN_BYTES + VALUE_BYTES_MAX;
 
+/// Bytes of a key's length, at most: most keys need one.
 const KEY_LEN_BYTES: usize = 2;
 const RAW_LEN_BYTES: usize = 4;
 const BORN_BYTES: usize = 4;
@@ -19,7 +20,7 @@ const OP_SET: u8 = 1;
 const OP_REMOVE: u8 = 2;
 const MOVED: u8 = 0x10;
 const COMPRESSION_SHIFT: u32 = 5;
-const RESERVED: u8 = 0x80;
+const SHORT_KEY: u8 = 0x80;
 
 /// A command, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl AsRef<[u8]> for EncodedRecord {
 pub(crate) fn encode_set(key: &[u8], value: &[u8], compression: Compression) -> EncodedRecord {
     let compressed = compression.compress(value).filter(|stored| stored.len() + RAW_LEN_BYTES < value.len());
     let stored = compressed.as_deref().unwrap_or(value);
-    let mut body = with_key(key, RAW_LEN_BYTES + stored.len());
+    let (short_key, mut body) = with_key(key, RAW_LEN_BYTES + stored.len());
     let kind = match &compressed {
         None => OP_SET,
         Some(_) => {
@@ -94,12 +95,13 @@ pub(crate) fn encode_set(key: &[u8], value: &[u8], compression: Compression) -> 
         }
     };
     body.extend_from_slice(stored);
-    EncodedRecord { kind, body }
+    EncodedRecord { kind: kind | short_key, body }
 }
 
 /// Encodes a remove.
 pub(crate) fn encode_remove(key: &[u8]) -> EncodedRecord {
-    EncodedRecord { kind: OP_REMOVE, body: with_key(key, 0) }
+    let (short_key, body) = with_key(key, 0);
+    EncodedRecord { kind: OP_REMOVE | short_key, body }
 }
 
 /// The copy of a command that compaction writes; `segment` is where the original lies.
@@ -119,28 +121,51 @@ pub(crate) fn encode_original(kind: u8, body: &[u8]) -> EncodedRecord {
 /// Key and value of a set that is not compressed; `None` for everything else.
 #[inline]
 pub(crate) fn plain_set(kind: u8, body: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = body.split_first_chunk::<KEY_LEN_BYTES>()?;
-    let is_plain = kind & !MOVED == OP_SET;
-    rest.split_at_checked(usize::from(u16::from_le_bytes(*len))).filter(|_| is_plain)
+    let is_plain = kind & !(MOVED | SHORT_KEY) == OP_SET;
+    split_key(kind, body).filter(|_| is_plain)
 }
 
-fn with_key(key: &[u8], more: usize) -> Body {
+/// A body that begins with a key, and what the kind says of that.
+fn with_key(key: &[u8], more: usize) -> (u8, Body) {
     let mut body = Body::with_capacity(KEY_LEN_BYTES + key.len() + more);
-    body.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    let short_key = match u8::try_from(key.len()) {
+        Ok(len) => {
+            body.push(len);
+            SHORT_KEY
+        }
+        Err(_) => {
+            body.extend_from_slice(&(key.len() as u16).to_le_bytes());
+            0
+        }
+    };
     body.extend_from_slice(key);
-    body
+    (short_key, body)
 }
 
-/// How many bytes a frame has up to the end of this key.
+/// The length of a body's key, and what follows that.
+#[inline]
+fn split_key_len(kind: u8, body: &[u8]) -> Option<(usize, &[u8])> {
+    match kind & SHORT_KEY {
+        0 => body.split_first_chunk().map(|(len, rest)| (u16::from_le_bytes(*len).into(), rest)),
+        _ => body.split_first().map(|(len, rest)| ((*len).into(), rest)),
+    }
+}
+
+/// The key of a body, and what follows it.
+#[inline]
+fn split_key(kind: u8, body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = split_key_len(kind, body)?;
+    rest.split_at_checked(len)
+}
+
+/// How many bytes a frame has at most up to the end of this key.
 pub(crate) fn key_start_bytes(key: &[u8]) -> usize {
     KEY_LEN_BYTES + key.len()
 }
 
-/// Whether `start`, the first bytes of a frame, says that it is this key's.
-pub(crate) fn begins_with_key(start: &[u8], key: &[u8]) -> bool {
-    start
-        .split_first_chunk::<KEY_LEN_BYTES>()
-        .is_some_and(|(len, rest)| usize::from(u16::from_le_bytes(*len)) == key.len() && rest == key)
+/// Whether `start`, the first bytes of a frame of this kind, says that it is this key's.
+pub(crate) fn begins_with_key(kind: u8, start: &[u8], key: &[u8]) -> bool {
+    split_key(kind, start).is_some_and(|(found, _)| found == key)
 }
 
 /// Whether a frame is a copy that compaction wrote.
@@ -158,13 +183,11 @@ impl<'a> Record<'a> {
     pub(crate) fn decode(kind: u8, body: &'a [u8]) -> Result<Record<'a>, RecordFault> {
         let compression =
             Compression::from_code(kind >> COMPRESSION_SHIFT & 3).ok_or(RecordFault::Kind(kind))?;
-        if kind & RESERVED != 0 {
-            return Err(RecordFault::Kind(kind));
-        }
         let short = |expected| RecordFault::Short { found: body.len(), expected };
-        let (len, rest) = body.split_first_chunk::<KEY_LEN_BYTES>().ok_or(short(KEY_LEN_BYTES))?;
-        let key_len = usize::from(u16::from_le_bytes(*len));
-        let (key, rest) = rest.split_at_checked(key_len).ok_or(short(KEY_LEN_BYTES + key_len))?;
+        let len_bytes = if kind & SHORT_KEY == 0 { KEY_LEN_BYTES } else { 1 };
+        let (key_len, rest) = split_key_len(kind, body).ok_or(short(len_bytes))?;
+        let before = len_bytes + key_len;
+        let (key, rest) = rest.split_at_checked(key_len).ok_or(short(before))?;
         let command = match kind & OP_MASK {
             OP_SET if compression == Compression::None => Command::Set(StoredValue {
                 compression,
@@ -173,15 +196,13 @@ impl<'a> Record<'a> {
                 stored: rest,
             }),
             OP_SET => {
-                let (raw, stored) = rest
-                    .split_first_chunk::<RAW_LEN_BYTES>()
-                    .ok_or(short(KEY_LEN_BYTES + key_len + RAW_LEN_BYTES))?;
+                let (raw, stored) =
+                    rest.split_first_chunk::<RAW_LEN_BYTES>().ok_or(short(before + RAW_LEN_BYTES))?;
                 Command::Set(StoredValue { compression, raw_bytes: u32::from_le_bytes(*raw), stored })
             }
             OP_REMOVE if compression == Compression::None => {
                 let expected = if is_moved(kind) { BORN_BYTES } else { 0 };
                 if rest.len() != expected {
-                    let before = KEY_LEN_BYTES + key_len;
                     return Err(RecordFault::Length { found: body.len(), expected: before + expected });
                 }
                 let born = rest.first_chunk::<BORN_BYTES>().map(|born| u32::from_le_bytes(*born));
@@ -219,11 +240,18 @@ mod tests {
         let text = b"one line like the other\n".repeat(50);
         for value in [&b""[..], b"v", &text] {
             for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
-                for key in [&b""[..], b"key", &[0xff; KEY_BYTES_MAX]] {
+                for key in [&b""[..], b"key", &[0xff; 255], &[0xff; 256], &[0xff; KEY_BYTES_MAX]] {
                     let encoded = encode_set(key, value, compression);
                     assert_eq!(Record::decode(encoded.kind, &encoded.body).unwrap().key, key);
                     assert_eq!(value_of(&encoded), value);
-                    assert!(encoded.body.len() <= 2 + key.len() + value.len(), "never longer than plain");
+                    let len_bytes = if key.len() < 256 { 1 } else { 2 };
+                    assert!(
+                        encoded.body.len() <= len_bytes + key.len() + value.len(),
+                        "never longer than plain"
+                    );
+                    let plain = plain_set(encoded.kind, &encoded.body);
+                    assert_eq!(plain.is_some(), encoded.body.len() == len_bytes + key.len() + value.len());
+                    assert!(plain.is_none_or(|found| found == (key, value)));
                     let record = Record::decode(encoded.kind, &encoded.body).unwrap();
                     let moved = encode_moved(encoded.kind, &encoded.body, &record, 7);
                     assert!(is_moved(moved.kind) && !is_remove(moved.kind));
@@ -248,23 +276,32 @@ mod tests {
 
     #[test]
     fn the_first_bytes_tell_whose_frame_it_is() {
-        let body = encode_set(b"key", b"value", Compression::None).body;
-        let start = |bytes| &body[..bytes];
-        assert!(begins_with_key(start(key_start_bytes(b"key")), b"key"));
-        for other in [&b"kez"[..], b"ke", b"keyv", b""] {
-            assert!(!begins_with_key(start(key_start_bytes(other)), other), "{other:?}");
+        let long = [7; 300];
+        for (key, others) in [
+            (&b"key"[..], [&b"kez"[..], b"ke", b"keyv", b"", &long]),
+            (&long, [&[7; 299], &[7; 301], &[7; 44], b"", b"key"]),
+        ] {
+            let EncodedRecord { kind, body } = encode_set(key, b"value", Compression::None);
+            let start = |key| &body[..key_start_bytes(key).min(body.len())];
+            assert!(begins_with_key(kind, start(key), key));
+            for other in others {
+                assert!(!begins_with_key(kind, start(other), other), "{other:?}");
+            }
         }
-        assert!(!begins_with_key(b"", b"") && begins_with_key(&encode_remove(b"").body, b""));
+        let remove = encode_remove(b"");
+        assert!(!begins_with_key(1, b"", b"") && begins_with_key(remove.kind, &remove.body, b""));
     }
 
     #[test]
     fn what_is_no_command_is_refused() {
         let fault = |kind: u8, body: &[u8]| Record::decode(kind, body).map(|_| ()).unwrap_err();
-        for kind in [0, 3, 0x0F, 0x81, 0x61, 0x22] {
+        for kind in [0, 3, 0x0F, 0x61, 0x22, 0x83] {
             assert_eq!(fault(kind, b"\0\0"), RecordFault::Kind(kind), "{kind:#x}");
         }
         assert_eq!(fault(1, b""), RecordFault::Short { found: 0, expected: 2 });
         assert_eq!(fault(1, b"\x05\0key"), RecordFault::Short { found: 5, expected: 7 });
+        assert_eq!(fault(0x81, b""), RecordFault::Short { found: 0, expected: 1 });
+        assert_eq!(fault(0x81, b"\x05key"), RecordFault::Short { found: 4, expected: 6 });
         assert_eq!(fault(0x21, b"\x01\0k\0\0"), RecordFault::Short { found: 5, expected: 7 });
         assert_eq!(fault(2, b"\x01\0k!"), RecordFault::Length { found: 4, expected: 3 });
         assert_eq!(fault(0x12, b"\x01\0k!"), RecordFault::Length { found: 4, expected: 7 });

@@ -10,10 +10,10 @@ use std::path::Path;
 
 use crate::codec::{
     BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockFault, BlockHeader, BlockTailer, Checksum,
-    FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FRAME_PIECE_BYTES, FileHeader, FileKind, Footer,
-    FrameFault, FrameHeader, FrameIdentity, MARK_BYTES, MappedFrameLook, RECORD_TAILER_BYTES, RecordHeader,
+    FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_PIECE_BYTES, FileHeader, FileKind, Footer, FrameFault,
+    FrameHeader, FrameIdentity, FrameLayout, MARK_BYTES, MappedFrameLook, RECORD_TAILER_BYTES, RecordHeader,
     SLICE_HEADER_BYTES, SLICE_OVERHEAD_BYTES, SLICE_TAILER_BYTES, SegmentStatistics, SliceView, SparseTable,
-    check_pieces, frame_header_bytes, is_block_size, stored_checksums,
+    check_pieces, is_block_size,
 };
 use crate::directory::{LIVE_NAME, LOCK_NAME};
 use crate::env::Env;
@@ -287,6 +287,19 @@ const SET_FRAME: Layout = Layout {
     ],
 };
 
+const NARROW_FRAME: Layout = Layout {
+    name: "narrow frame header",
+    heading: "### Narrow frame header",
+    fields: &[
+        field(0, 4, "checksum", Show::Id),
+        field(4, 2, "epoch, masked", Show::Id),
+        field(6, 2, "length and flags", Show::Id),
+        field(8, 1, "kind", Show::Number),
+        // Only of a body that is not short.
+        field(9, 4, "body length", Show::Number),
+    ],
+};
+
 const FOOTER: Layout = Layout {
     name: "footer",
     heading: "### Footer",
@@ -308,7 +321,7 @@ const MAPPED_FRAME: Layout =
     Layout { name: "frame", heading: "## The mapped store", fields: &[field(0, 8, "length", Show::Number)] };
 
 /// Every table that a dump reads by and that `docs/format.md` has.
-pub const LAYOUTS: [Layout; 18] = [
+pub const LAYOUTS: [Layout; 19] = [
     FILE_HEADER,
     BLOCK_HEADER,
     BLOCK_TAILER,
@@ -325,6 +338,7 @@ pub const LAYOUTS: [Layout; 18] = [
     SEGMENT_STATISTICS,
     SPARSE_TABLE,
     SET_FRAME,
+    NARROW_FRAME,
     FOOTER,
     MAPPED_FRAME,
 ];
@@ -582,7 +596,7 @@ impl Dump<'_> {
         let identity = FrameIdentity::of(header);
         let (mut at, mut number) = (u64::from(header.block_bytes), 0u64);
         while at < self.len {
-            let bytes = self.read_at(at, frame_header_bytes(header.record_limit_bytes))?;
+            let bytes = self.read_at(at, identity.layout.decoded_bytes_max(header.record_limit_bytes))?;
             let frame = match FrameHeader::decode(&bytes, &identity, at) {
                 Ok(frame) => frame,
                 Err(FrameFault::Empty) => {
@@ -590,18 +604,30 @@ impl Dump<'_> {
                     return Ok(see(noted("free", at, self.len - at, note)));
                 }
                 Err(fault) => {
-                    let mut part = raw("no frame", at, &bytes[..bytes.len().min(FRAME_HEADER_BYTES_MIN)]);
+                    let mut part =
+                        raw("no frame", at, &bytes[..bytes.len().min(identity.layout.header_bytes_min())]);
                     part.bytes = self.len - at;
                     part.notes.push(fault.to_string());
                     return Ok(see(part));
                 }
             };
-            let header_bytes = frame_header_bytes(frame.body_bytes);
-            let mut part = laid_out(&SET_FRAME, at, &bytes);
+            let header_bytes = identity.layout.header_bytes(frame.body_bytes);
+            let head = &bytes[..header_bytes];
+            let mut part = match identity.layout {
+                FrameLayout::Aligned => laid_out(&SET_FRAME, at, head),
+                FrameLayout::Packed => {
+                    let mut part = laid_out(&NARROW_FRAME, at, head);
+                    part.notes.push(format!("epoch {}, body of {} bytes", frame.epoch, frame.body_bytes));
+                    part
+                }
+            };
             part.name = format!("frame {number}: header");
             part.bytes = header_bytes as u64;
-            let checksums = stored_checksums(&bytes, frame.body_bytes);
-            part.fields.extend(fields_of(&[field(16, 4, "piece checksum", Show::Id)], at, &bytes));
+            let checksums = frame.stored_checksums(head, identity.layout);
+            if !checksums.is_empty() {
+                let first = field(header_bytes - checksums.len(), 4, "piece checksum", Show::Id);
+                part.fields.extend(fields_of(&[first], at, head));
+            }
             let flags =
                 [(frame.more, "its batch goes on"), (frame.witness, "witness"), (frame.footer, "footer")];
             part.notes.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.to_string()));

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::block::{BlockReader, BlockWriter, Identity, PendingRecord, Records, Step};
 use crate::codec::{
-    BLOCK_BYTES_DEFAULT, BLOCK_HEADER_BYTES, BlockHeader, BodyLayout, Checksum, Compression, FileHeader,
-    FileHeaderFault, FileKind, StreamId, is_block_size,
+    BLOCK_BYTES_DEFAULT, BLOCK_HEADER_BYTES, BlockHeader, Checksum, Compression, FileHeader, FileHeaderFault,
+    FileKind, FrameLayout, StreamId, is_block_size,
 };
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
@@ -388,7 +388,7 @@ impl StatePair {
             in_flight_bytes: 0,
             record_limit_bytes: self.options.state_limit_bytes,
             is_sparse: false,
-            body_layout: BodyLayout::Aligned,
+            frame_layout: FrameLayout::Aligned,
         };
         let mut tail = Tail { file, segment_id, next_block: 1, durable_position: block_bytes as u64 };
         let batch = form(&self.options, segment_id, generation, &tail, version, bytes);

@@ -8,13 +8,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use lsfs::codec::{
-    BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, BodyLayout, Checksum, Compression,
-    FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer, FrameHeader,
-    FrameIdentity, INDEX_ENTRY_BYTES, IndexEntry, ListedSegment, MARK_BYTES, Manifest, Mark, POINTER_BYTES,
-    Pointer, RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer,
+    BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, Checksum, Compression,
+    FILE_HEADER_BYTES, FOOTER_BYTES, FRAME_HEADER_BYTES_MAX, FileHeader, FileKind, Footer, FrameHeader,
+    FrameIdentity, FrameLayout, INDEX_ENTRY_BYTES, IndexEntry, ListedSegment, MARK_BYTES, Manifest, Mark,
+    POINTER_BYTES, Pointer, RECORD_HEADER_BYTES_MAX, RECORD_TAILER_BYTES, RecordHeader, RecordTailer,
     SEGMENT_STATISTICS_BYTES, SLICE_HEADER_BYTES, SLICE_TAILER_BYTES, SegmentEntry, SegmentList,
     SegmentStatistics, SliceView, SparseTable, StreamId, Tally, TypeCount, block_seed, check_pieces,
-    piece_checksums, put_slice, stored_checksums,
+    piece_checksums, put_slice,
 };
 use lsfs::{Log, LogOptions, RecordStream, StoreKind, StreamOptions};
 
@@ -34,7 +34,7 @@ const FILE_HEADER: FileHeader = FileHeader {
     in_flight_bytes: 1 << 20,
     record_limit_bytes: 256 << 20,
     is_sparse: false,
-    body_layout: BodyLayout::Aligned,
+    frame_layout: FrameLayout::Aligned,
 };
 
 /// The first block of that segment, with record 1000: type code 7, payload `hello`.
@@ -95,7 +95,7 @@ fn manifest_with_lost() -> Manifest {
 const FRAME_HEADER: FrameHeader =
     FrameHeader { more: true, witness: true, footer: false, kind: 7, epoch: 0, body_bytes: 5 };
 
-const POINTER: Pointer = Pointer { segment: 7, position: 4096, len: 5, layout: BodyLayout::Aligned };
+const POINTER: Pointer = Pointer { segment: 7, position: 4096, len: 5, layout: FrameLayout::Aligned };
 
 const TALLY: Tally = Tally { end: 9000, last: 8000, entries: 11, body_bytes: 4000, digest: 0xABCD };
 
@@ -119,7 +119,7 @@ const PACKED_FILE_HEADER: FileHeader = FileHeader {
     block_bytes: 4096,
     base_index: 7,
     record_limit_bytes: 1 << 20,
-    body_layout: BodyLayout::Packed,
+    frame_layout: FrameLayout::Packed,
     ..FILE_HEADER
 };
 
@@ -127,14 +127,22 @@ const PACKED_FRAME_HEADER: FrameHeader =
     FrameHeader { more: false, witness: false, footer: false, kind: 7, epoch: 0, body_bytes: 65_536 };
 
 const PACKED_POINTER: Pointer =
-    Pointer { segment: 7, position: 4121, len: 65_536, layout: BodyLayout::Packed };
+    Pointer { segment: 7, position: 4110, len: 65_536, layout: FrameLayout::Packed };
+
+fn encoded(header: &FrameHeader, identity: &FrameIdentity, position: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; identity.layout.header_bytes(header.body_bytes)];
+    header.encode(&mut bytes, identity, position.into(), piece_checksums(body));
+    bytes.extend(body);
+    bytes
+}
+
+fn narrow_frame() -> Vec<u8> {
+    encoded(&FRAME_HEADER, &FrameIdentity::of(&PACKED_FILE_HEADER), POINTER.position, b"hello")
+}
 
 fn packed_frame() -> Vec<u8> {
     let identity = FrameIdentity::of(&PACKED_FILE_HEADER);
-    let (mut bytes, body) = (vec![0; FRAME_HEADER_BYTES_MIN], [0; 65_536]);
-    PACKED_FRAME_HEADER.encode(&mut bytes, &identity, PACKED_POINTER.position.into(), piece_checksums(&body));
-    bytes.extend(body);
-    bytes
+    encoded(&PACKED_FRAME_HEADER, &identity, PACKED_POINTER.position, &[0; 65_536])
 }
 
 fn file_header(header: &FileHeader) -> Vec<u8> {
@@ -144,14 +152,11 @@ fn file_header(header: &FileHeader) -> Vec<u8> {
 }
 
 fn frame_identity() -> FrameIdentity {
-    FrameIdentity::new(SEGMENT_ID, 1 << 20, BodyLayout::Aligned)
+    FrameIdentity::new(SEGMENT_ID, 1 << 20, FrameLayout::Aligned)
 }
 
 fn frame() -> Vec<u8> {
-    let mut bytes = vec![0; FRAME_HEADER_BYTES_MIN];
-    FRAME_HEADER.encode(&mut bytes, &frame_identity(), POINTER.position.into(), piece_checksums(b"hello"));
-    bytes.extend(b"hello");
-    bytes
+    encoded(&FRAME_HEADER, &frame_identity(), POINTER.position, b"hello")
 }
 
 fn record_header(header: &RecordHeader) -> Vec<u8> {
@@ -177,6 +182,7 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
     BTreeMap::from([
         ("file_header", file_header(&FILE_HEADER)),
         ("file_header_packed", file_header(&PACKED_FILE_HEADER)),
+        ("frame_narrow", narrow_frame()),
         ("frame_packed", packed_frame()),
         ("pointer_packed", PACKED_POINTER.encode().to_vec()),
         ("block_seed", block_seed(SEGMENT_ID, 1, 3).to_le_bytes().to_vec()),
@@ -343,15 +349,20 @@ fn every_example_is_read_back_as_the_values_it_shows() {
     assert_eq!(SparseTable::decode(&examples["sparse_table"]), Ok(sparse_table()));
     let frame = &examples["frame"];
     assert_eq!(FrameHeader::decode(frame, &frame_identity(), POINTER.position.into()), Ok(FRAME_HEADER));
-    let (header, body) = frame.split_at(FRAME_HEADER_BYTES_MIN);
-    assert_eq!(check_pieces(stored_checksums(header, 5), 0, body), Ok(()));
+    let (header, body) = frame.split_at(FRAME_HEADER_BYTES_MAX);
+    let stored = FRAME_HEADER.stored_checksums(header, FrameLayout::Aligned);
+    assert_eq!(check_pieces(stored, 0, body), Ok(()));
     assert_eq!(FileHeader::decode(&examples["file_header_packed"]), Ok(PACKED_FILE_HEADER));
-    let (frame, identity) = (&examples["frame_packed"], FrameIdentity::of(&PACKED_FILE_HEADER));
-    assert_eq!(FrameHeader::decode(frame, &identity, 4121), Ok(PACKED_FRAME_HEADER));
-    assert_eq!(identity.body_position(4121, 65_536), 4141);
-    assert_eq!((identity.frame_end(4121, 65_536), PACKED_POINTER.end()), (69_677, 69_677));
-    assert_eq!(frame.len(), 69_677 - 4121);
-    assert_eq!(Pointer { layout: BodyLayout::Aligned, ..PACKED_POINTER }.end(), 73_728);
+    let identity = FrameIdentity::of(&PACKED_FILE_HEADER);
+    let narrow = &examples["frame_narrow"];
+    assert_eq!(FrameHeader::decode(narrow, &identity, POINTER.position.into()), Ok(FRAME_HEADER));
+    assert_eq!((narrow.len(), identity.frame_end(4096, 5)), (14, 4110));
+    let frame = &examples["frame_packed"];
+    assert_eq!(FrameHeader::decode(frame, &identity, 4110), Ok(PACKED_FRAME_HEADER));
+    assert_eq!(identity.body_position(4110, 65_536), 4127);
+    assert_eq!((identity.frame_end(4110, 65_536), PACKED_POINTER.end()), (69_663, 69_663));
+    assert_eq!(frame.len(), 69_663 - 4110);
+    assert_eq!(Pointer { position: 4121, layout: FrameLayout::Aligned, ..PACKED_POINTER }.end(), 73_728);
     assert_eq!(Pointer::decode(&examples["pointer_packed"][..].try_into().unwrap()), PACKED_POINTER);
     assert_eq!(Footer::decode(&examples["footer"]), Ok((FOOTER, &[][..])));
     assert_eq!(SegmentList::decode(&examples["segment_list"]), Ok(segment_list()));
@@ -386,7 +397,8 @@ fn sizes_stated_in_the_document_are_the_codecs() {
         ("Slice tailer", SLICE_TAILER_BYTES),
         ("Record tailer", RECORD_TAILER_BYTES),
         ("Mark", MARK_BYTES),
-        ("Frame header", FRAME_HEADER_BYTES_MIN),
+        ("Frame header", FRAME_HEADER_BYTES_MAX),
+        ("Narrow frame header", FrameLayout::Packed.header_bytes_min()),
         ("Footer", FOOTER_BYTES),
         ("Pointer", POINTER_BYTES),
         ("Index entry", INDEX_ENTRY_BYTES),

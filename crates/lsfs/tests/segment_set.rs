@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use lsfs::codec::{BodyLayout, Pointer};
+use lsfs::codec::{FrameLayout, Pointer};
 use lsfs::{Durability, EntryBuffer, Error, SegmentSet, SegmentSetReader, SetKind, SetOptions};
 
 fn body(seed: u64, len: usize) -> Vec<u8> {
@@ -15,10 +15,10 @@ fn small_segments() -> SetOptions {
     SetOptions { segment_bytes: 512 << 10, ..SetOptions::default() }
 }
 
-const LAYOUTS: [BodyLayout; 2] = [BodyLayout::Aligned, BodyLayout::Packed];
+const LAYOUTS: [FrameLayout; 2] = [FrameLayout::Aligned, FrameLayout::Packed];
 
-fn with_layout(body_layout: BodyLayout) -> SetOptions {
-    SetOptions { body_layout, ..SetOptions::default() }
+fn with_layout(frame_layout: FrameLayout) -> SetOptions {
+    SetOptions { frame_layout, ..SetOptions::default() }
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn entries_of_all_sizes_are_found_by_their_pointers() {
     LAYOUTS.into_iter().for_each(check_all_sizes);
 }
 
-fn check_all_sizes(layout: BodyLayout) {
+fn check_all_sizes(layout: FrameLayout) {
     let dir = tempfile::tempdir().unwrap();
     let set = SegmentSet::open(dir.path(), with_layout(layout)).unwrap();
     let lens = [0, 1, 100, 4076, 65_535, 65_536, 65_537, 131_072, 1 << 20, 3 << 20];
@@ -44,9 +44,9 @@ fn check_all_sizes(layout: BodyLayout) {
             assert!(read_at(*pointer).body == body(n as u64, len), "entry {n} without its length");
             let body_at = pointer.end() as usize - len;
             match layout {
-                BodyLayout::Aligned if len < 65_536 => {}
-                BodyLayout::Aligned => assert_eq!(body_at % 4096, 0, "large bodies are aligned"),
-                BodyLayout::Packed => {
+                FrameLayout::Aligned if len < 65_536 => {}
+                FrameLayout::Aligned => assert_eq!(body_at % 4096, 0, "large bodies are aligned"),
+                FrameLayout::Packed => {
                     let header_bytes = 16 + 4 * len.div_ceil(65_536).max(1);
                     assert_eq!(body_at, pointer.position as usize + header_bytes, "no body is");
                 }
@@ -110,7 +110,7 @@ fn ranges_are_read_without_the_rest() {
     LAYOUTS.into_iter().for_each(check_ranges);
 }
 
-fn check_ranges(layout: BodyLayout) {
+fn check_ranges(layout: FrameLayout) {
     let dir = tempfile::tempdir().unwrap();
     let set = SegmentSet::open(dir.path(), with_layout(layout)).unwrap();
     let bytes = body(5, 300_000);
@@ -132,7 +132,7 @@ fn many_entries_of_several_segments_are_read_into_one_buffer() {
     LAYOUTS.into_iter().for_each(check_entry_buffer);
 }
 
-fn check_entry_buffer(layout: BodyLayout) {
+fn check_entry_buffer(layout: FrameLayout) {
     let dir = tempfile::tempdir().unwrap();
     let set = SegmentSet::open(dir.path(), with_layout(layout)).unwrap();
     // More than is mapped of the active segment at a time, and large ones among them.

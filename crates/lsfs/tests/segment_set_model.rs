@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lsfs::codec::{BodyLayout, Pointer};
+use lsfs::codec::{FrameLayout, Pointer};
 use lsfs::io::SimDisk;
 use lsfs::{Durability, Error, SegmentHandle, SegmentSet, SegmentSetReader, SetKind, SetOptions};
 use proptest::prelude::*;
@@ -95,7 +95,7 @@ fn run(ops: Vec<Op>, kind: SetKind) {
     // Each opening asks for the other layout: the next segments have it.
     let options = |opens: u64| SetOptions {
         kind,
-        body_layout: [BodyLayout::Packed, BodyLayout::Aligned][opens as usize % 2],
+        frame_layout: [FrameLayout::Packed, FrameLayout::Aligned][opens as usize % 2],
         segment_bytes: 64 << 10,
         in_flight_bytes: 16 << 10,
         cache_bytes: 32 << 10,

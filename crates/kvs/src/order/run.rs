@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lsfs::Env;
-use lsfs::codec::{Pointer, crc32c};
+use lsfs::codec::{FRAME_BODY_BYTES_MAX, FrameLayout, Pointer, crc32c};
 use lsfs::io::{AlignedBuf, File, FileMap, OpenMode, WriteSync};
 
 use super::Place;
@@ -20,7 +20,7 @@ use crate::record::KEY_BYTES_MAX;
 /// Names of runs: this, then 16 hexadecimal digits of the run's id.
 const NAME_PREFIX: &str = "run-";
 const MAGIC: [u8; 8] = *b"KVSorder";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes before the first block, of which the header takes the first; also the unit of the file.
 const HEADER_BYTES: usize = 4096;
 const CHECKED_HEADER: std::ops::Range<usize> = 16..88;
@@ -317,8 +317,13 @@ fn child_of(pointer: Pointer) -> BlockPlace {
 
 fn entry_of(place: BlockPlace) -> Spot {
     let (segment, position) = ((place.position >> 32) as u32, place.position as u32);
-    Spot { pointer: Pointer::with_len_word(segment, position, place.bytes), is_remove: false }
+    Spot { pointer: Pointer::new(segment, position, place.bytes, FrameLayout::Aligned), is_remove: false }
 }
+
+/// What the low bits of an entry's length say; above them it counts bytes.
+const REMOVE: u64 = 1;
+const PACKED: u64 = 2;
+const LENGTH_SHIFT: u32 = 2;
 
 /// Writes a number, seven bits in a byte, the lowest first; the high bit says that more follow.
 fn put_varint(target: &mut Vec<u8>, mut value: u64) {
@@ -393,9 +398,11 @@ fn take_entry(rest: &mut &[u8], last_len: usize, entries: &mut Sorted) -> Option
     *rest = behind;
     let segment = u32::try_from(take_varint(rest)?).ok()?;
     let position = u32::try_from(take_varint(rest)?).ok()?;
-    let len = take_varint(rest)?;
-    let pointer = Pointer::with_len_word(segment, position, u32::try_from(len >> 1).ok()?);
-    entries.push_shared(shared, key, Spot { pointer, is_remove: len & 1 == 1 });
+    let length = take_varint(rest)?;
+    let layout = if length & PACKED == 0 { FrameLayout::Aligned } else { FrameLayout::Packed };
+    let len = u32::try_from(length >> LENGTH_SHIFT).ok().filter(|len| *len <= FRAME_BODY_BYTES_MAX)?;
+    let pointer = Pointer::new(segment, position, len, layout);
+    entries.push_shared(shared, key, Spot { pointer, is_remove: length & REMOVE != 0 });
     Some(shared + more)
 }
 
@@ -423,7 +430,10 @@ impl OpenBlock {
         self.image.extend_from_slice(&key[shared..]);
         put_varint(&mut self.image, spot.pointer.segment.into());
         put_varint(&mut self.image, spot.pointer.position.into());
-        put_varint(&mut self.image, u64::from(spot.pointer.len_word()) << 1 | u64::from(spot.is_remove));
+        let length = u64::from(spot.pointer.len) << LENGTH_SHIFT
+            | (if spot.pointer.layout == FrameLayout::Packed { PACKED } else { 0 })
+            | (if spot.is_remove { REMOVE } else { 0 });
+        put_varint(&mut self.image, length);
         self.last_key.truncate(shared);
         self.last_key.extend_from_slice(&key[shared..]);
         self.count += 1;
@@ -627,7 +637,7 @@ pub(crate) mod examples {
     /// The only block of the run in docs/format.md.
     pub(crate) fn block_image() -> Vec<u8> {
         let mut block = OpenBlock::default();
-        let pointer = |position, len| Pointer::with_len_word(3, position, len);
+        let pointer = |position, len| Pointer::new(3, position, len, FrameLayout::Packed);
         block.push(b"apple", Spot { pointer: pointer(4096, 12), is_remove: false });
         block.push(b"apricot", Spot { pointer: pointer(4300, 9), is_remove: true });
         block.finish(header().id, 4096, 0, 0);
@@ -642,7 +652,7 @@ pub(crate) mod examples {
         assert_eq!(image.len(), 38);
         assert_eq!((entries.key(0), entries.key(1)), (&b"apple"[..], &b"apricot"[..]));
         assert!(!entries.spot(0).is_remove && entries.spot(1).is_remove);
-        assert_eq!(entries.spot(1).pointer, Pointer::with_len_word(3, 4300, 9));
+        assert_eq!(entries.spot(1).pointer, Pointer::new(3, 4300, 9, FrameLayout::Packed));
     }
 
     #[test]
@@ -653,7 +663,7 @@ pub(crate) mod examples {
             RunHeader::decode(&image).unwrap_err()
         };
         assert!(matches!(with(0, 1), RunFault::Magic(_)));
-        assert_eq!(with(8, 3), RunFault::Version(2));
+        assert_eq!(with(8, 3), RunFault::Version(1));
         for at in 12..CHECKED_HEADER.end {
             assert!(matches!(with(at, 1), RunFault::Checksum { .. }), "byte {at}");
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BodyLayout, Checksum, Compression, Fields, crc32c, is_block_size, put};
+use super::{Checksum, Compression, Fields, FrameLayout, crc32c, is_block_size, put};
 
 /// Bytes of the file header; the rest of block 0 is zero.
 pub const FILE_HEADER_BYTES: usize = 80;
@@ -77,13 +77,13 @@ pub struct FileHeader {
     pub record_limit_bytes: u32,
     /// Whether records may be left out: indexes rise from each record to the next, not by one. Of a rewritten segment.
     pub is_sparse: bool,
-    /// Where large bodies lie in a segment of a segment set.
-    pub body_layout: BodyLayout,
+    /// How frames lie in a segment of a segment set.
+    pub frame_layout: FrameLayout,
 }
 
 /// Set in the flags of a sparse segment.
 const FLAG_SPARSE: u8 = 1;
-/// Set in the flags of a segment of a set with [`BodyLayout::Packed`].
+/// Set in the flags of a segment of a set with [`FrameLayout::Packed`].
 const FLAG_PACKED: u8 = 2;
 /// The flags that version 1 does not know.
 const FLAGS_OF_2: u8 = FLAG_PACKED;
@@ -132,9 +132,9 @@ impl FileHeader {
 
     fn flags(&self) -> u8 {
         let sparse = if self.is_sparse { FLAG_SPARSE } else { 0 };
-        match self.body_layout {
-            BodyLayout::Aligned => sparse,
-            BodyLayout::Packed => sparse | FLAG_PACKED,
+        match self.frame_layout {
+            FrameLayout::Aligned => sparse,
+            FrameLayout::Packed => sparse | FLAG_PACKED,
         }
     }
 
@@ -208,7 +208,7 @@ impl FileHeader {
             in_flight_bytes,
             record_limit_bytes: fields.u32(64),
             is_sparse: bytes[19] & FLAG_SPARSE != 0,
-            body_layout: if is_packed { BodyLayout::Packed } else { BodyLayout::Aligned },
+            frame_layout: if is_packed { FrameLayout::Packed } else { FrameLayout::Aligned },
         })
     }
 }
@@ -230,7 +230,7 @@ mod tests {
             in_flight_bytes: 1 << 20,
             record_limit_bytes: 1 << 28,
             is_sparse: true,
-            body_layout: BodyLayout::Aligned,
+            frame_layout: FrameLayout::Aligned,
         }
     }
 
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn packed_bodies_need_version_2() {
-        let packed = FileHeader { kind: FileKind::SetSegment, body_layout: BodyLayout::Packed, ..header() };
+        let packed = FileHeader { kind: FileKind::SetSegment, frame_layout: FrameLayout::Packed, ..header() };
         let mut block = vec![0; 512];
         packed.encode(&mut block);
         assert_eq!((encoded()[8], block[8]), (1, 2));

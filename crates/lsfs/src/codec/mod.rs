@@ -31,9 +31,8 @@ pub use compression::{Compression, DecompressFault};
 pub use file_header::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderFault, FileKind, StreamId};
 pub use footer::{FOOTER_BYTES, Footer, FooterFault};
 pub use frame::{
-    BodyLayout, FRAME_BODY_ALIGNMENT, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES_MIN, FRAME_PIECE_BYTES,
-    FrameFault, FrameHeader, FrameIdentity, check_pieces, frame_body_position, frame_end, frame_header_bytes,
-    frame_seed, piece_checksums, stored_checksums,
+    FRAME_BODY_ALIGNMENT, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES_MAX, FRAME_PIECE_BYTES, FrameFault,
+    FrameHeader, FrameIdentity, FrameLayout, SHORT_BODY_BYTES_END, check_pieces, piece_checksums,
 };
 pub use index_entry::{INDEX_ENTRY_BYTES, IndexEntry};
 pub(crate) use manifest::lost_range_of;

@@ -1,10 +1,10 @@
 //! Where an entry of a segment set lies.
 
-use super::{BodyLayout, FRAME_PIECE_BYTES, Fields, frame_end, put};
+use super::{Fields, FrameLayout, put};
 
 /// Bytes of an encoded [`Pointer`].
 pub const POINTER_BYTES: usize = 12;
-/// Set in the length of a pointer to a large body that is packed; no body is that long.
+/// Set in the length of a pointer into a packed segment; no body is that long.
 const PACKED: u32 = 1 << 31;
 
 /// Names an entry of a segment set for as long as its segment is not reclaimed. Ordered from oldest to newest.
@@ -16,28 +16,27 @@ pub struct Pointer {
     pub position: u32,
     /// Bytes of the body.
     pub len: u32,
-    /// Where the body lies, if it is a large one; always [`BodyLayout::Aligned`] if not.
-    pub layout: BodyLayout,
+    /// How frames lie in the segment.
+    pub layout: FrameLayout,
 }
 
 impl Pointer {
     /// To the frame at a position of a segment with this layout.
-    pub fn new(segment: u32, position: u32, len: u32, layout: BodyLayout) -> Pointer {
-        let is_large = len as usize >= FRAME_PIECE_BYTES;
-        Pointer { segment, position, len, layout: if is_large { layout } else { BodyLayout::Aligned } }
+    pub fn new(segment: u32, position: u32, len: u32, layout: FrameLayout) -> Pointer {
+        Pointer { segment, position, len, layout }
     }
 
     /// To the frame at a position, whose [`Pointer::len_word`] was kept.
     pub fn with_len_word(segment: u32, position: u32, len_word: u32) -> Pointer {
-        let layout = if len_word & PACKED == 0 { BodyLayout::Aligned } else { BodyLayout::Packed };
+        let layout = if len_word & PACKED == 0 { FrameLayout::Aligned } else { FrameLayout::Packed };
         Pointer { segment, position, len: len_word & !PACKED, layout }
     }
 
-    /// Length and layout in one number; of small bodies, the length.
+    /// Length and layout in one number: the length, and bit 31 if the segment is packed.
     pub fn len_word(&self) -> u32 {
         match self.layout {
-            BodyLayout::Aligned => self.len,
-            BodyLayout::Packed => self.len | PACKED,
+            FrameLayout::Aligned => self.len,
+            FrameLayout::Packed => self.len | PACKED,
         }
     }
 
@@ -59,7 +58,7 @@ impl Pointer {
     /// Position behind the frame.
     #[inline]
     pub fn end(&self) -> u64 {
-        frame_end(self.position.into(), self.len, self.layout)
+        self.layout.frame_end(self.position.into(), self.len)
     }
 
     /// Bytes that the entry takes in its segment: header, body and the gap between them.
@@ -75,7 +74,7 @@ mod tests {
 
     #[test]
     fn round_trips_and_is_ordered_by_age() {
-        let aligned = |segment, position, len| Pointer::new(segment, position, len, BodyLayout::Aligned);
+        let aligned = |segment, position, len| Pointer::new(segment, position, len, FrameLayout::Aligned);
         let pointer = aligned(7, 4096, 5);
         assert_eq!(Pointer::decode(&pointer.encode()), pointer);
         assert_eq!(pointer.frame_bytes(), 25);
@@ -83,17 +82,18 @@ mod tests {
         assert!(pointer < aligned(8, 0, 0));
         assert_eq!(Pointer::decode(&[0xFF; POINTER_BYTES]).end(), {
             let (len, position) = (u32::MAX >> 1, u64::from(u32::MAX));
-            frame_end(position, len, BodyLayout::Packed)
+            FrameLayout::Packed.frame_end(position, len)
         });
     }
 
     #[test]
-    fn only_large_bodies_are_packed() {
-        let packed = |len| Pointer::new(7, 5000, len, BodyLayout::Packed);
-        assert_eq!(packed(65_535), Pointer::new(7, 5000, 65_535, BodyLayout::Aligned));
-        let large = packed(65_536);
-        assert_eq!((large.frame_bytes(), large.encode()[11]), (65_556, 0x80));
-        assert_eq!(Pointer::decode(&large.encode()), large);
-        assert_eq!(Pointer { layout: BodyLayout::Aligned, ..large }.frame_bytes(), 8192 - 5000 + 65_536);
+    fn the_layout_says_where_the_frame_ends() {
+        let (packed, aligned) = (FrameLayout::Packed, FrameLayout::Aligned);
+        for (len, narrow, wide) in [(5, 14, 25), (65_536, 65_553, 8192 - 5000 + 65_536)] {
+            let pointer = Pointer::new(7, 5000, len, packed);
+            assert_eq!((pointer.frame_bytes(), pointer.encode()[11]), (narrow, 0x80));
+            assert_eq!(Pointer::decode(&pointer.encode()), pointer);
+            assert_eq!(Pointer { layout: aligned, ..pointer }.frame_bytes(), wide);
+        }
     }
 }

@@ -13,7 +13,7 @@ pub struct Tally {
     pub entries: u32,
     /// Bytes of their bodies.
     pub body_bytes: u32,
-    /// CRC-32C over the piece checksums of all entries, in order.
+    /// CRC-32C over the piece checksums of all entries, in order; also of those that do not store them.
     pub digest: u32,
 }
 

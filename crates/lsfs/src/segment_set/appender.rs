@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::codec::{
-    BodyLayout, Checksum, Compression, FOOTER_BYTES, FRAME_HEADER_BYTES_MIN, FileHeader, FileKind, Footer,
-    FrameHeader, FrameIdentity, Pointer, SegmentList, StreamId, Tally, frame_end, piece_checksums,
+    Checksum, Compression, FOOTER_BYTES, FRAME_HEADER_BYTES_MAX, FileHeader, FileKind, Footer, FrameHeader,
+    FrameIdentity, FrameLayout, Pointer, SegmentList, StreamId, Tally, piece_checksums,
 };
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
@@ -43,7 +43,7 @@ const BUFFERED_BYTES_MAX: usize = 1 << 20;
 /// The list learns the end of the active segment anew after so many bytes: what an open has to verify.
 const LIST_REFRESH_BYTES: u64 = 8 << 20;
 /// What a footer without bytes of the user takes; kept free in every segment.
-const FOOTER_RESERVE_BYTES: u64 = (FRAME_HEADER_BYTES_MIN + FOOTER_BYTES) as u64;
+const FOOTER_RESERVE_BYTES: u64 = (FRAME_HEADER_BYTES_MAX + FOOTER_BYTES) as u64;
 
 /// The shared core of an open set.
 pub(crate) struct Appender {
@@ -233,7 +233,7 @@ impl Appender {
             return Ok(());
         }
         // A layout with gaps takes most.
-        let batch_bytes = end_of(PAGE_BYTES as u64, entries, BodyLayout::Aligned);
+        let batch_bytes = end_of(PAGE_BYTES as u64, entries, FrameLayout::Aligned);
         if batch_bytes > SEGMENT_BYTES_MAX {
             return Err(Error::TooLarge { size_bytes: batch_bytes, limit_bytes: SEGMENT_BYTES_MAX });
         }
@@ -1094,8 +1094,8 @@ impl Tail {
 }
 
 /// Where entries end that begin at a position.
-fn end_of(position: u64, entries: &[Entry<'_>], layout: BodyLayout) -> u64 {
-    entries.iter().fold(position, |end, entry| frame_end(end, entry.body.len() as u32, layout))
+fn end_of(position: u64, entries: &[Entry<'_>], layout: FrameLayout) -> u64 {
+    entries.iter().fold(position, |end, entry| layout.frame_end(end, entry.body.len() as u32))
 }
 
 /// Makes a spare the segment with this number: writes its header, then gives it its name.
@@ -1120,7 +1120,7 @@ pub(crate) fn create_segment(
         in_flight_bytes: options.in_flight_bytes as u32,
         record_limit_bytes: options.body_limit_bytes,
         is_sparse: false,
-        body_layout: options.body_layout,
+        frame_layout: options.frame_layout,
     };
     let mut page = AlignedBuf::zeroed(PAGE_BYTES);
     header.encode(&mut page);

@@ -4,9 +4,7 @@
 //! direct write. So what does not verify there is read again by the way that every other read takes, which knows what
 //! it means.
 
-use crate::codec::{
-    FRAME_HEADER_BYTES_MIN, FrameFault, FrameHeader, Pointer, check_pieces, stored_checksums,
-};
+use crate::codec::{FRAME_HEADER_BYTES_MAX, FrameFault, FrameHeader, Pointer, check_pieces};
 use crate::error::Result;
 use crate::segment_set::segment::{
     Expected, FrameSource, MappedPart, SeenHeader, Segment, fetch_if_long, read_frame, read_header,
@@ -24,11 +22,11 @@ pub struct EntryHead {
 }
 
 impl EntryHead {
-    pub(super) fn new(segment: &Segment, position: u64, header: &FrameHeader) -> Result<EntryHead> {
+    pub(super) fn new(segment: &Segment, pointer: Pointer, header: &FrameHeader) -> Result<EntryHead> {
         if header.footer {
-            return Err(segment.no_entry(position, "the segment's footer lies there".to_string()));
+            let reason = "the segment's footer lies there".to_string();
+            return Err(segment.no_entry(pointer.position.into(), reason));
         }
-        let pointer = segment.pointer(position, header.body_bytes)?;
         Ok(EntryHead { pointer, kind: header.kind, ends_batch: !header.more })
     }
 }
@@ -48,19 +46,19 @@ pub(super) fn read_into(
     if let Some(part) = part {
         // What follows the header is on its way while that is looked at.
         part.map.prefetch(position, FETCHED_BYTES);
-        if let Some(header) = part.copy_frame(position, body) {
-            return EntryHead::new(segment, position, &header);
+        if let Some((header, pointer)) = part.copy_frame(position, body) {
+            return EntryHead::new(segment, pointer, &header);
         }
     }
     let end = source.readable_end(segment, position + 1)?;
     let frame = read_frame(source, segment, Expected { position, len: None, end })?;
     body.clear();
     body.extend_from_slice(&frame.body);
-    EntryHead::new(segment, position, &frame.header)
+    EntryHead::new(segment, frame.pointer, &frame.header)
 }
 
-/// What is asked for of an entry whose first bytes are peeked at: its header and a line of memory, which may be two.
-const PEEKED_BYTES: u64 = FRAME_HEADER_BYTES_MIN as u64 + 64;
+/// What is asked for of an entry whose first bytes are peeked at: a header and two lines of memory, which may be three.
+const PEEKED_BYTES: u64 = FRAME_HEADER_BYTES_MAX as u64 + 128;
 
 /// Asks the processor for the beginning of the frame at a position, if it is read from a mapping that is there.
 pub(super) fn prefetch(segment: &Segment, position: u32) {
@@ -69,8 +67,8 @@ pub(super) fn prefetch(segment: &Segment, position: u32) {
     }
 }
 
-/// Fills `start` with the first bytes of the body at a place, as far as it has so many; answers how many, too. Only the
-/// frame's header is verified.
+/// Fills `start` with the first bytes of the body at a place, as far as it has so many; answers how many, too. Of a body
+/// that has checksums of its own these are not looked at.
 pub(super) fn peek(
     source: &dyn FrameSource,
     segment: &Segment,
@@ -82,11 +80,11 @@ pub(super) fn peek(
     if let Some(part) = &part {
         part.map.prefetch(position, PEEKED_BYTES);
     }
-    if let Some((header, count)) = part.and_then(|part| part.copy_start(position, start)) {
-        return Ok((EntryHead::new(segment, position, &header)?, count));
+    if let Some((header, pointer, count)) = part.and_then(|part| part.copy_start(position, start)) {
+        return Ok((EntryHead::new(segment, pointer, &header)?, count));
     }
     let end = source.readable_end(segment, position + 1)?;
-    let SeenHeader { header, body, window } =
+    let SeenHeader { pointer, header, body, window } =
         read_header(source, segment, Expected { position, len: None, end })?;
     let count = start.len().min(header.body_bytes as usize);
     let from = (body.start - position) as usize;
@@ -97,15 +95,27 @@ pub(super) fn peek(
             start[..count].copy_from_slice(&bytes[..count]);
         }
     }
-    Ok((EntryHead::new(segment, position, &header)?, count))
+    Ok((EntryHead::new(segment, pointer, &header)?, count))
 }
 
 impl MappedPart<'_> {
-    /// The header of the frame at a position, with its bytes; `None` if the mapping does not show one.
-    fn header(&self, position: u64) -> Option<(FrameHeader, HeaderBytes)> {
-        let mut fixed = [0; FRAME_HEADER_BYTES_MIN];
-        self.map.read(position, &mut fixed).ok()?;
-        match FrameHeader::decode(&fixed, self.identity, position) {
+    /// The header of the frame at a position, with its bytes; `None` if the mapping does not show one. A short body verifies
+    /// with it: `room` answers where it goes.
+    fn header<'b>(
+        &self,
+        position: u64,
+        room: impl FnOnce(usize) -> &'b mut [u8],
+    ) -> Option<(FrameHeader, HeaderBytes)> {
+        let mut fixed = [0; FRAME_HEADER_BYTES_MAX];
+        // The last frame may be shorter than that.
+        let len = (self.end - position).min(FRAME_HEADER_BYTES_MAX as u64) as usize;
+        self.map.read(position, &mut fixed[..len]).ok()?;
+        let body = |body_bytes| {
+            let body = room(body_bytes as usize);
+            self.map.read(self.identity.body_position(position, body_bytes), body).ok()?;
+            Some(&*body)
+        };
+        match FrameHeader::decode_apart(&fixed[..len], self.identity, position, body) {
             Ok(header) => Some((header, HeaderBytes::One(fixed))),
             // A large body has a checksum for each of its pieces.
             Err(FrameFault::Short { needed, .. }) if position + needed <= self.end => {
@@ -118,33 +128,63 @@ impl MappedPart<'_> {
         }
     }
 
-    fn copy_frame(&self, position: u64, body: &mut Vec<u8>) -> Option<FrameHeader> {
-        let (header, bytes) = self.header(position)?;
-        if self.identity.frame_end(position, header.body_bytes) > self.end {
-            return None;
-        }
-        fetch_if_long(self.map, position..self.identity.frame_end(position, header.body_bytes));
+    fn copy_frame(&self, position: u64, body: &mut Vec<u8>) -> Option<(FrameHeader, Pointer)> {
         // What was in the buffer need not be zeroed: all of it is replaced.
-        body.resize(header.body_bytes as usize, 0);
-        self.map.read(self.identity.body_position(position, header.body_bytes), body).ok()?;
-        check_pieces(stored_checksums(bytes.as_slice(), header.body_bytes), 0, body).ok()?;
-        Some(header)
+        let (header, bytes) = self.header(position, |len| {
+            body.resize(len, 0);
+            body
+        })?;
+        let pointer = self.pointer(position, &header)?;
+        if !self.identity.layout.is_short(header.body_bytes) {
+            fetch_if_long(self.map, position..pointer.end());
+            body.resize(header.body_bytes as usize, 0);
+            self.map.read(self.identity.body_position(position, header.body_bytes), body).ok()?;
+            let stored = header.stored_checksums(bytes.as_slice(), self.identity.layout);
+            check_pieces(stored, 0, body).ok()?;
+        }
+        Some((header, pointer))
     }
 
-    fn copy_start(&self, position: u64, start: &mut [u8]) -> Option<(FrameHeader, usize)> {
-        let (header, _) = self.header(position)?;
-        if self.identity.frame_end(position, header.body_bytes) > self.end {
-            return None;
-        }
+    fn copy_start(&self, position: u64, start: &mut [u8]) -> Option<(FrameHeader, Pointer, usize)> {
+        let (mut small, mut large) = ([0; SMALL_BODY_BYTES], Vec::new());
+        let mut copied = None;
+        let (header, _) = self.header(position, |len| {
+            copied = Some(len);
+            match small.get_mut(..len) {
+                Some(small) => small,
+                None => {
+                    large.resize(len, 0);
+                    &mut large
+                }
+            }
+        })?;
+        let pointer = self.pointer(position, &header)?;
         let count = start.len().min(header.body_bytes as usize);
-        self.map.read(self.identity.body_position(position, header.body_bytes), &mut start[..count]).ok()?;
-        Some((header, count))
+        let start = &mut start[..count];
+        match copied {
+            Some(len) if len <= SMALL_BODY_BYTES => start.copy_from_slice(&small[..count]),
+            Some(_) => start.copy_from_slice(&large[..count]),
+            None => {
+                self.map.read(self.identity.body_position(position, header.body_bytes), start).ok()?;
+            }
+        }
+        Some((header, pointer, count))
+    }
+
+    /// To a frame, if it ends where frames may.
+    fn pointer(&self, position: u64, header: &FrameHeader) -> Option<Pointer> {
+        let layout = self.identity.layout;
+        let pointer = Pointer::new(self.segment, position as u32, header.body_bytes, layout);
+        (pointer.end() <= self.end).then_some(pointer)
     }
 }
 
+/// Bodies up to this length need no memory to be looked at.
+const SMALL_BODY_BYTES: usize = 256;
+
 /// The bytes of a frame's header; most are short.
 enum HeaderBytes {
-    One([u8; FRAME_HEADER_BYTES_MIN]),
+    One([u8; FRAME_HEADER_BYTES_MAX]),
     Many(Vec<u8>),
 }
 

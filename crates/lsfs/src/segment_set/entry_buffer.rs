@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::codec::{FrameHeader, Pointer, check_pieces, stored_checksums};
+use crate::codec::{FrameHeader, Pointer, check_pieces};
 use crate::error::{Error, Result};
 use crate::segment_set::options::PAGE_BYTES;
 use crate::segment_set::segment::{MappedPart, fetch_if_long};
@@ -96,7 +96,7 @@ impl EntryBuffer {
     fn copy(&mut self, part: &MappedPart<'_>, pointer: &Pointer) -> Option<(EntryHead, usize)> {
         let (position, len) = (u64::from(pointer.position), pointer.len);
         let end = part.identity.frame_end(position, len);
-        if position < PAGE_BYTES as u64 || end > part.end || end != pointer.end() {
+        if position < PAGE_BYTES as u64 || end > part.end || pointer.layout != part.identity.layout {
             return None;
         }
         fetch_if_long(part.map, position..end);
@@ -108,7 +108,7 @@ impl EntryBuffer {
             return None;
         }
         let body_at = frame_bytes - len as usize;
-        check_pieces(stored_checksums(frame, len), 0, &frame[body_at..]).ok()?;
+        check_pieces(header.stored_checksums(frame, pointer.layout), 0, &frame[body_at..]).ok()?;
         let start = self.used + body_at;
         self.used += frame_bytes;
         Some((EntryHead { pointer: *pointer, kind: header.kind, ends_batch: !header.more }, start))

@@ -7,7 +7,9 @@ use crate::codec::{FrameFault, FrameHeader};
 use crate::error::{Error, Result};
 use crate::segment_set::Entry;
 use crate::segment_set::options::PAGE_BYTES;
-use crate::segment_set::segment::{Expected, FIRST_LOOK_BYTES, FrameSource, Segment, Window, read_frame};
+use crate::segment_set::segment::{
+    Expected, FIRST_LOOK_BYTES, Frame, FrameSource, Segment, Window, read_frame,
+};
 
 /// Bytes read at once.
 const RUN_BYTES: u64 = 256 << 10;
@@ -120,10 +122,9 @@ impl Entries {
                     return Err(error);
                 }
             };
-            let FrameHeader { kind, more, body_bytes, .. } = frame.header;
-            let pointer = segment.pointer(self.position, body_bytes)?;
+            let Frame { pointer, header: FrameHeader { kind, more, .. }, body } = frame;
             self.position = pointer.end();
-            return Ok(Some(Entry { pointer, kind, ends_batch: !more, body: frame.body.into() }));
+            return Ok(Some(Entry { pointer, kind, ends_batch: !more, body: body.into() }));
         }
     }
 
@@ -170,7 +171,8 @@ impl Entries {
     /// After [`Error::Corrupt`]: goes to the next entry that can be found, and answers the bytes that were left out as
     /// segment and positions; `None` if the last call found no damage.
     ///
-    /// Damage of a body leaves out that entry; damage of a header, all up to the next header that verifies.
+    /// Damage of a body that has checksums of its own leaves out that entry; other damage, all up to the next header that
+    /// verifies.
     pub fn skip_damage(&mut self) -> Result<Option<(u32, Range<u64>)>> {
         let (Some(from), Some(segment)) = (self.damage.take(), self.segment.clone()) else { return Ok(None) };
         let end = self.source.shown_end(&segment)?;
@@ -184,16 +186,15 @@ impl Entries {
 /// is none.
 fn next_header(source: &dyn FrameSource, segment: &Segment, range: Range<u64>) -> Result<u64> {
     let identity = segment.identity()?;
-    let tag = identity.tag_bytes();
-    let header_bytes_max = crate::codec::frame_header_bytes(identity.body_limit_bytes) as u64;
+    let looked_at_max = identity.layout.decoded_bytes_max(identity.body_limit_bytes) as u64;
     let mut from = range.start;
     while from < range.end {
         // A run that ends inside a header is read again from there on.
-        let run = source.window(segment, from..(from + RUN_BYTES + header_bytes_max).min(range.end))?;
+        let run = source.window(segment, from..(from + RUN_BYTES + looked_at_max).min(range.end))?;
         let is_last = from + run.len() as u64 >= range.end;
         let searched =
-            if is_last { run.len() } else { run.len().saturating_sub(header_bytes_max as usize).max(1) };
-        for at in (0..searched).filter(|&at| run.get(at + 4..at + 8) == Some(&tag[..])) {
+            if is_last { run.len() } else { run.len().saturating_sub(looked_at_max as usize).max(1) };
+        for at in (0..searched).filter(|&at| identity.may_begin(&run[at..], None)) {
             let position = from + at as u64;
             match FrameHeader::decode(&run[at..], &identity, position) {
                 // Its own header verifies: only the body is damaged.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use crate::codec::{FrameHeader, FrameIdentity, frame_header_bytes};
+use crate::codec::{FrameHeader, FrameIdentity};
 use crate::io::AlignedBuf;
 use crate::segment_set::options::PAGE_BYTES;
 
@@ -81,7 +81,7 @@ impl OpenBuffer {
         parts: &[&[u8]],
     ) {
         let position = self.end();
-        let header_bytes = frame_header_bytes(header.body_bytes);
+        let header_bytes = identity.layout.header_bytes(header.body_bytes);
         let body_at = (identity.body_position(position, header.body_bytes) - self.start) as usize;
         let end = (identity.frame_end(position, header.body_bytes) - self.start) as usize;
         self.reserve(end.next_multiple_of(PAGE_BYTES));
@@ -232,7 +232,7 @@ impl RecentImages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{BodyLayout, piece_checksums};
+    use crate::codec::{FrameLayout, piece_checksums};
 
     const IDENTITY_BODY_LIMIT: u32 = 1 << 20;
 
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn each_image_repeats_the_page_it_begins_in() {
-        let identity = FrameIdentity::new(1, IDENTITY_BODY_LIMIT, BodyLayout::Aligned);
+        let identity = FrameIdentity::new(1, IDENTITY_BODY_LIMIT, FrameLayout::Aligned);
         let mut buffer = OpenBuffer::new(4096 + 10, &[7; 10]);
         let mut recent = RecentImages::new(1 << 20);
         let mut positions = Vec::new();

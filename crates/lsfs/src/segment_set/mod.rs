@@ -146,8 +146,8 @@ impl Entry {
         EntryHead { pointer, kind, ends_batch }
     }
 
-    fn new(segment: &Segment, position: u64, frame: Frame) -> Result<Entry> {
-        let EntryHead { pointer, kind, ends_batch } = EntryHead::new(segment, position, &frame.header)?;
+    fn new(segment: &Segment, frame: Frame) -> Result<Entry> {
+        let EntryHead { pointer, kind, ends_batch } = EntryHead::new(segment, frame.pointer, &frame.header)?;
         Ok(Entry { pointer, kind, ends_batch, body: frame.body.into() })
     }
 }
@@ -615,14 +615,14 @@ fn read_pointer(source: &dyn FrameSource, segment: &Segment, pointer: Pointer) -
     }
     let end = source.readable_end(segment, pointer.end())?;
     let frame = read_frame(source, segment, Expected::of(&pointer, end))?;
-    Entry::new(segment, pointer.position.into(), frame)
+    Entry::new(segment, frame)
 }
 
 fn read_position(source: &dyn FrameSource, segment: &Segment, position: u32) -> Result<Entry> {
     let position = u64::from(position);
     let end = source.readable_end(segment, position + 1)?;
     let frame = read_frame(source, segment, Expected { position, len: None, end })?;
-    Entry::new(segment, position, frame)
+    Entry::new(segment, frame)
 }
 
 fn read_pointed_part(

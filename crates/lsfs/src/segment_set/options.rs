@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::codec::{BodyLayout, FRAME_BODY_BYTES_MAX};
+use crate::codec::{FRAME_BODY_BYTES_MAX, FrameLayout};
 use crate::error::{Error, Result};
 use crate::write_path::space::{READY_PART, SpaceOptions, SpacePolicy};
 
@@ -41,9 +41,10 @@ pub struct SetOptions {
     pub kind: SetKind,
     /// Largest body of an entry in bytes, 4096 to 1 GiB; also limits what a footer carries. Fixed per segment.
     pub body_limit_bytes: u32,
-    /// Where bodies of 64 KiB and more lie. `Packed` saves their owner up to 4095 bytes for each; programs before format
-    /// version 2 refuse such segments. Fixed per segment.
-    pub body_layout: BodyLayout,
+    /// How frames lie. `Packed` saves 11 bytes of each entry below 1 KiB, and up to 4095 of one from 64 KiB on; to look at the
+    /// start of one below 1 KiB then takes all of it. Programs before format version 2 refuse such segments. Fixed per
+    /// segment.
+    pub frame_layout: FrameLayout,
     /// Segments grow up to this size, from half a MiB in proportion to the live bytes; at most 2 GiB.
     pub segment_bytes: u64,
     /// A write takes at most so many bytes, but for a batch that is larger by itself: how far recovery looks ahead.
@@ -69,7 +70,7 @@ impl Default for SetOptions {
         SetOptions {
             kind: SetKind::default(),
             body_limit_bytes: 256 << 20,
-            body_layout: BodyLayout::default(),
+            frame_layout: FrameLayout::default(),
             segment_bytes: 64 << 20,
             in_flight_bytes: 2 << 20,
             cache_bytes: 4 << 20,
@@ -87,7 +88,7 @@ impl fmt::Debug for SetOptions {
         f.debug_struct("SetOptions")
             .field("kind", &self.kind)
             .field("body_limit_bytes", &self.body_limit_bytes)
-            .field("body_layout", &self.body_layout)
+            .field("frame_layout", &self.frame_layout)
             .field("segment_bytes", &self.segment_bytes)
             .field("in_flight_bytes", &self.in_flight_bytes)
             .field("cache_bytes", &self.cache_bytes)

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::codec::{
-    FRAME_HEADER_BYTES_MIN, FrameFault, FrameHeader, SegmentList, SegmentListFault, Tally, check_pieces,
-    stored_checksums,
+    FRAME_HEADER_BYTES_MAX, FrameFault, FrameHeader, SegmentList, SegmentListFault, Tally, check_pieces,
 };
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -105,9 +104,9 @@ fn named(place: &SegmentPlace, list: &SegmentList) -> Result<Layout> {
 
 /// What lies at a position.
 enum Seen {
-    /// A frame that verifies, with the bytes of its header.
-    Frame(FrameHeader, Window),
-    /// None; but if its header verifies, where it would end.
+    /// A frame that verifies: its header, the bytes of that, and its body.
+    Frame(FrameHeader, Window, Window),
+    /// None; but if its header verifies by itself, where it would end.
     Nothing { fault: FrameFault, frame_end: Option<u64> },
 }
 
@@ -144,7 +143,7 @@ impl<'a> Scan<'a> {
     fn frame(&mut self, position: u64) -> Result<Seen> {
         let identity = self.segment.open()?.identity;
         let left = self.file_bytes.saturating_sub(position);
-        let mut header_bytes = self.bytes(position..position + left.min(FRAME_HEADER_BYTES_MIN as u64))?;
+        let mut header_bytes = self.bytes(position..position + left.min(FRAME_HEADER_BYTES_MAX as u64))?;
         let mut decoded = FrameHeader::decode(&header_bytes, &identity, position);
         if let Err(FrameFault::Short { needed, .. }) = decoded
             && needed <= left
@@ -162,8 +161,8 @@ impl<'a> Scan<'a> {
             return Ok(Seen::Nothing { fault, frame_end: None });
         }
         let body = self.bytes(identity.body_position(position, header.body_bytes)..end)?;
-        match check_pieces(stored_checksums(&header_bytes, header.body_bytes), 0, &body) {
-            Ok(()) => Ok(Seen::Frame(header, header_bytes)),
+        match check_pieces(header.stored_checksums(&header_bytes, identity.layout), 0, &body) {
+            Ok(()) => Ok(Seen::Frame(header, header_bytes, body)),
             Err(fault) => Ok(Seen::Nothing { fault, frame_end: Some(end) }),
         }
     }
@@ -179,11 +178,11 @@ impl<'a> Scan<'a> {
         let mut reach = 0;
         loop {
             let position = u64::from(open_batch.end);
-            if position + FRAME_HEADER_BYTES_MIN as u64 > self.file_bytes {
+            if position + open.identity.layout.header_bytes_min() as u64 > self.file_bytes {
                 break;
             }
             match self.frame(position)? {
-                Seen::Frame(header, _) if epoch_of(&header) > known_epoch => {
+                Seen::Frame(header, ..) if epoch_of(&header) > known_epoch => {
                     let fault = FrameFault::Epoch { found: epoch_of(&header), known: known_epoch };
                     stopped = Some((position, fault));
                     if !list.cache {
@@ -193,15 +192,14 @@ impl<'a> Scan<'a> {
                     break;
                 }
                 // A leftover of an abandoned tail, or the footer of a seal that was cut short.
-                Seen::Frame(header, _)
+                Seen::Frame(header, ..)
                     if header.footer
                         || (epoch_of(&header) < known_epoch && !mutant::is(Mutant::StaleFrameAccepted)) =>
                 {
                     break;
                 }
-                Seen::Frame(header, header_bytes) => {
-                    let checksums = stored_checksums(&header_bytes, header.body_bytes);
-                    let checksums = checksums.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+                Seen::Frame(header, header_bytes, body) => {
+                    let checksums = header.piece_checksums(&header_bytes, open.identity.layout, &body);
                     open_batch = open_batch.with(&open.identity, position, header.body_bytes, checksums);
                     if !header.more || mutant::is(Mutant::HalfBatchAccepted) {
                         tally = open_batch;
@@ -242,14 +240,12 @@ impl<'a> Scan<'a> {
         if range.is_empty() {
             return Ok(None);
         }
-        let identity = self.segment.open()?.identity;
-        let tag = identity.tag_bytes();
+        let open = self.segment.open()?;
+        let identity = open.identity;
+        let epoch_in_frames = epoch.checked_sub(open.header.epoch.into()).and_then(|n| u16::try_from(n).ok());
         let bytes = self.bytes(range.clone())?;
         let mut found = None;
-        // The tag is the second word of a header.
-        for at in (0..bytes.len().saturating_sub(FRAME_HEADER_BYTES_MIN - 1))
-            .filter(|&at| bytes[at + 4..at + 8] == tag)
-        {
+        for at in (0..bytes.len()).filter(|&at| identity.may_begin(&bytes[at..], epoch_in_frames)) {
             let position = range.start + at as u64;
             if let Ok(header) = FrameHeader::decode(&bytes[at..], &identity, position)
                 && header.witness
@@ -308,7 +304,7 @@ fn orphan(env: &Env, path: &Path, list: Option<&SegmentList>) -> Result<Option<S
         SegmentPlace { env: env.clone(), dir: parent_of(path), mode: OpenMode::Read, is_cache: false };
     let segment = Segment::created(&place, file, header);
     let mut scan = Scan::new(&segment)?;
-    if scan.file_bytes < (PAGE_BYTES + FRAME_HEADER_BYTES_MIN) as u64 {
+    if scan.file_bytes <= PAGE_BYTES as u64 {
         return Ok(None);
     }
     Ok(match scan.frame(PAGE_BYTES as u64)? {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::codec::{
-    BodyLayout, FRAME_PIECE_BYTES, FileHeader, FileHeaderFault, FileKind, FrameFault, FrameHeader,
-    FrameIdentity, ListedSegment, Pointer, Tally, check_pieces, frame_header_bytes, stored_checksums,
+    FRAME_PIECE_BYTES, FileHeader, FileHeaderFault, FileKind, FrameFault, FrameHeader, FrameIdentity,
+    ListedSegment, Pointer, Tally, check_pieces,
 };
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -56,6 +56,7 @@ pub(crate) struct OpenSegment {
 
 /// The frames of a segment that can be read from its mapping.
 pub(super) struct MappedPart<'a> {
+    pub(super) segment: u32,
     pub(super) map: &'a dyn FileMap,
     pub(super) identity: &'a FrameIdentity,
     /// Frames end here at the latest.
@@ -252,16 +253,6 @@ impl Segment {
         }
     }
 
-    /// Names its frame at a position.
-    pub(crate) fn pointer(&self, position: u64, body_bytes: u32) -> Result<Pointer> {
-        // Of most it need not be asked.
-        let layout = match (body_bytes as usize) < FRAME_PIECE_BYTES {
-            true => BodyLayout::Aligned,
-            false => self.identity()?.layout,
-        };
-        Ok(Pointer::new(self.number, position as u32, body_bytes, layout))
-    }
-
     /// Opens or maps it, so that it stays readable whatever becomes of its name.
     pub(crate) fn hold(&self) -> Result<()> {
         self.identity().map(|_identity| ())
@@ -301,7 +292,7 @@ impl Segment {
             return None;
         }
         let Mapped { map, identity } = self.map_once()?;
-        Some(MappedPart { map: &**map, identity, end: end.min(map.len()) })
+        Some(MappedPart { segment: self.number, map: &**map, identity, end: end.min(map.len()) })
     }
 
     /// Reads frames from a position on into the system's cache, as far as they are read from there; answers up to where.
@@ -441,6 +432,7 @@ pub(crate) trait FrameSource: Send + Sync + std::fmt::Debug {
 /// A frame whose bytes verified.
 #[derive(Debug)]
 pub(crate) struct Frame {
+    pub(crate) pointer: Pointer,
     pub(crate) header: FrameHeader,
     pub(crate) body: Window,
 }
@@ -464,9 +456,10 @@ impl Expected {
 /// Without a length: so much is read at first.
 pub(super) const FIRST_LOOK_BYTES: u64 = 4096;
 
-/// The header of a frame, which verified.
+/// The header of a frame, which verified; with it the body, if that is short.
 #[derive(Debug)]
 pub(crate) struct SeenHeader {
+    pub(crate) pointer: Pointer,
     pub(crate) header: FrameHeader,
     /// Positions of its body.
     pub(crate) body: Range<u64>,
@@ -489,7 +482,7 @@ pub(crate) fn read_header(
     let wanted = match len {
         Some(len) if identity.frame_end(position, len) > end => return Err(outside()),
         Some(len) if (len as usize) < FRAME_PIECE_BYTES => identity.frame_end(position, len),
-        Some(len) => position + frame_header_bytes(len) as u64,
+        Some(len) => position + identity.layout.header_bytes(len) as u64,
         None => position + FIRST_LOOK_BYTES,
     };
     let mut window = source.window(segment, position..wanted.min(end))?;
@@ -512,21 +505,22 @@ pub(crate) fn read_header(
     }
     let body =
         identity.body_position(position, header.body_bytes)..identity.frame_end(position, header.body_bytes);
-    Ok(SeenHeader { header, body, window })
+    let pointer = Pointer::new(segment.number, position as u32, header.body_bytes, identity.layout);
+    Ok(SeenHeader { pointer, header, body, window })
 }
 
 /// Reads and checks a whole frame.
 pub(crate) fn read_frame(source: &dyn FrameSource, segment: &Segment, expected: Expected) -> Result<Frame> {
     let position = expected.position;
-    let SeenHeader { header, body, window } = read_header(source, segment, expected)?;
+    let SeenHeader { pointer, header, body, window } = read_header(source, segment, expected)?;
     let in_window = (body.start - position) as usize..(body.end - position) as usize;
     let body = match in_window.end <= window.len() {
         true => window.part(in_window),
         false => source.window(segment, body)?,
     };
-    let stored = stored_checksums(&window, header.body_bytes);
+    let stored = header.stored_checksums(&window, pointer.layout);
     check_pieces(stored, 0, &body).map_err(|fault| segment.failure(position, &fault))?;
-    Ok(Frame { header, body })
+    Ok(Frame { pointer, header, body })
 }
 
 /// Reads a part of a frame's body, and checks the pieces it touches.
@@ -537,7 +531,7 @@ pub(crate) fn read_part(
     part: Range<u32>,
 ) -> Result<Window> {
     let position = expected.position;
-    let SeenHeader { header, body, window } = read_header(source, segment, expected)?;
+    let SeenHeader { pointer, header, body, window } = read_header(source, segment, expected)?;
     if part.start > part.end || part.end > header.body_bytes {
         let reason = format!("bytes {} to {} of {} were asked for", part.start, part.end, header.body_bytes);
         return Err(segment.no_entry(position, reason));
@@ -553,7 +547,7 @@ pub(crate) fn read_part(
         false => source.window(segment, range)?,
     };
     if part.start < part.end {
-        check_pieces(stored_checksums(&window, header.body_bytes), first, &pieces)
+        check_pieces(header.stored_checksums(&window, pointer.layout), first, &pieces)
             .map_err(|fault| segment.failure(position, &fault))?;
     }
     Ok(pieces.part((part.start - from) as usize..(part.end - from) as usize))

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::block::{BlockWriter, Identity, PendingRecord};
-use crate::codec::{BodyLayout, Compression, FileHeader, FileKind, Manifest, StreamId};
+use crate::codec::{Compression, FileHeader, FileKind, FrameLayout, Manifest, StreamId};
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -1110,7 +1110,7 @@ impl NewSegment {
             in_flight_bytes: options.in_flight_bytes as u32,
             record_limit_bytes: options.record_limit_bytes,
             is_sparse: false,
-            body_layout: BodyLayout::Aligned,
+            frame_layout: FrameLayout::Aligned,
         };
         let path = directory::segment_path(dir, self.base_index);
         (Segment::created(env, path, Arc::clone(&spare.file), header, &self.files), header)

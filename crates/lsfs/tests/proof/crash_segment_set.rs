@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lsfs::codec::{BodyLayout, Pointer};
+use lsfs::codec::{FrameLayout, Pointer};
 use lsfs::io::{CrashStyle, SimDisk};
 use lsfs::{Durability, Error, SegmentSet, SegmentSetReader, SetKind, SetOptions, SpacePolicy};
 
@@ -20,7 +20,7 @@ fn options(seed: u64) -> SetOptions {
         cache_bytes: 16 << 10,
         space: [SpacePolicy::Adaptive, SpacePolicy::Allocate][choices.below(2) as usize],
         footer: (choices.below(2) == 0).then(|| Arc::new(|number: u32| vec![number as u8; 300]) as _),
-        body_layout: [BodyLayout::Aligned, BodyLayout::Packed][choices.below(2) as usize],
+        frame_layout: [FrameLayout::Aligned, FrameLayout::Packed][choices.below(2) as usize],
         ..SetOptions::default()
     }
 }
@@ -172,8 +172,8 @@ impl Run<'_> {
                 let start = self.disk.trace_len();
                 let env = sim_env(self.disk, self.choices.next());
                 // Segments from here on may be of the other layout.
-                let body_layout = options(self.choices.next()).body_layout;
-                let options = SetOptions { body_layout, ..options(self.seed) };
+                let frame_layout = options(self.choices.next()).frame_layout;
+                let options = SetOptions { frame_layout, ..options(self.seed) };
                 self.set =
                     SegmentSet::open_in(env, DIR, options).map_err(|error| format!("reopen: {error}"))?;
                 if !self.set.live_bytes_are_exact() {

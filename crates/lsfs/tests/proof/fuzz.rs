@@ -15,8 +15,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lsfs::codec::{
-    BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, BodyLayout, Checksum, Compression,
-    FileHeader, Footer, FrameHeader, FrameIdentity, Manifest, MappedFrameLook, Mark, RecordHeader,
+    BLOCK_HEADER_BYTES, BLOCK_TAILER_BYTES, BlockHeader, BlockTailer, Checksum, Compression, FileHeader,
+    Footer, FrameHeader, FrameIdentity, FrameLayout, Manifest, MappedFrameLook, Mark, RecordHeader,
     RecordTailer, SLICE_OVERHEAD_BYTES, SegmentList, SegmentStatistics, SliceView, SparseTable, crc32c,
 };
 use lsfs::io::SimDisk;
@@ -264,8 +264,12 @@ fn fuzz_frames_footers_and_lists() {
     fn target(input: &[u8]) {
         let _list = SegmentList::decode(input);
         let _footer = Footer::decode(input);
-        let identity = FrameIdentity::new(0x1122_3344_5566_7788, 1 << 20, BodyLayout::Aligned);
-        let _header = FrameHeader::decode(input, &identity, 4096);
+        for layout in [FrameLayout::Aligned, FrameLayout::Packed] {
+            let identity = FrameIdentity::new(0x1122_3344_5566_7788, 1 << 20, layout);
+            if let Ok(header) = FrameHeader::decode(input, &identity, 4096) {
+                let _checksums = header.stored_checksums(input, layout);
+            }
+        }
         let _look = MappedFrameLook::at(&input[..input.len().min(8)], input.len() as u64, u64::MAX, 1 << 20);
     }
     Fuzz { seeds: examples(), mend: nothing, target }.run("frames");

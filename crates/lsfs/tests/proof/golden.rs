@@ -13,7 +13,7 @@ use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lsfs::codec::{BodyLayout, Checksum, Compression, FileHeader, Pointer};
+use lsfs::codec::{Checksum, Compression, FileHeader, FrameLayout, Pointer};
 use lsfs::io::{SimDisk, SimRuntime, Trace};
 use lsfs::repair::{RepairMode, plan};
 use lsfs::{
@@ -335,11 +335,11 @@ impl Maker {
     }
 
     fn set(&self) -> SegmentSet {
-        self.set_with(BodyLayout::Aligned)
+        self.set_with(FrameLayout::Aligned)
     }
 
-    fn set_with(&self, body_layout: BodyLayout) -> SegmentSet {
-        let options = SetOptions { body_layout, segment_bytes: 32 << 10, ..SetOptions::default() };
+    fn set_with(&self, frame_layout: FrameLayout) -> SegmentSet {
+        let options = SetOptions { frame_layout, segment_bytes: 32 << 10, ..SetOptions::default() };
         SegmentSet::open_in(self.env(), DIR, options).unwrap()
     }
 
@@ -573,10 +573,10 @@ fn recipes() -> Vec<Recipe> {
             append_entries(&set, [70_000, 5]);
             set.close().unwrap();
             drop(set);
-            let set = maker.set_with(BodyLayout::Packed);
+            let set = maker.set_with(FrameLayout::Packed);
             append_entries(&set, [66_000, 20]);
             set.seal().unwrap();
-            append_entries(&set, [65_535, 65_536, 0, 140_000, 33]);
+            append_entries(&set, [65_535, 65_536, 0, 140_000, 1023, 1024, 33]);
             set.seal().unwrap();
             append_entries(&set, [12, 65_600]);
             drop(maker.disk.restart());

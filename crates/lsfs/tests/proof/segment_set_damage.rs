@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lsfs::codec::{BodyLayout, Pointer};
+use lsfs::codec::{FrameLayout, Pointer};
 use lsfs::io::SimDisk;
 use lsfs::{Durability, Error, SegmentSet, SegmentSetReader, SetOptions};
 
@@ -92,7 +92,7 @@ fn check_exactly(disk: &SimDisk, entries: &[(Pointer, Vec<u8>)], byte: u64) {
 #[test]
 fn no_flipped_bit_of_a_packed_large_body_goes_unseen() {
     let disk = SimDisk::new(1);
-    let options = SetOptions { body_layout: BodyLayout::Packed, ..SetOptions::default() };
+    let options = SetOptions { frame_layout: FrameLayout::Packed, ..SetOptions::default() };
     let set = SegmentSet::open_in(sim_env(&disk, 1), DIR, options).unwrap();
     let entries: Vec<(Pointer, Vec<u8>)> = [66_000, 3, 131_080]
         .into_iter()

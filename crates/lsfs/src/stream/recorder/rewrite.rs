@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Payload, Recorder, identity};
 use crate::block::{BlockWriter, PendingRecord};
-use crate::codec::{BodyLayout, FileHeader, FileKind};
+use crate::codec::{FileHeader, FileKind, FrameLayout};
 use crate::directory;
 use crate::error::{Error, Result};
 use crate::io::{AlignedBuf, File, OpenMode, WriteSync};
@@ -63,7 +63,7 @@ impl Recorder {
             in_flight_bytes: self.options.in_flight_bytes as u32,
             record_limit_bytes: self.options.record_limit_bytes,
             is_sparse: true,
-            body_layout: BodyLayout::Aligned,
+            frame_layout: FrameLayout::Aligned,
         };
         let path = directory::rewritten_path(&self.dir, run.start, header.segment_id);
         let written = self.write_sparse(&path, &header, run, records);

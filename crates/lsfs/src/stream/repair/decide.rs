@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::codec::{BodyLayout, FileHeader, FileKind, Manifest, SegmentEntry, StreamId};
+use crate::codec::{FileHeader, FileKind, FrameLayout, Manifest, SegmentEntry, StreamId};
 use crate::data_stream::read_mark;
 use crate::directory;
 use crate::error::{Corruption, Error, Result};
@@ -497,7 +497,7 @@ fn settings_of(found: &Found) -> FileHeader {
         in_flight_bytes: defaults.in_flight_bytes as u32,
         record_limit_bytes: StreamOptions::RECORD_LIMIT_BYTES_MAX,
         is_sparse: false,
-        body_layout: BodyLayout::Aligned,
+        frame_layout: FrameLayout::Aligned,
     };
     sound.or_else(|| headers().next_back()).map_or(fallback, |file| file.header)
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::block::BlockReader;
 use crate::codec::{
-    BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BLOCK_HEADER_BYTES, BlockHeader, BodyLayout, Checksum, Compression,
-    FileHeader, FileHeaderFault, FileKind, Manifest, SegmentEntry, StreamId,
+    BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BLOCK_HEADER_BYTES, BlockHeader, Checksum, Compression, FileHeader,
+    FileHeaderFault, FileKind, FrameLayout, Manifest, SegmentEntry, StreamId,
 };
 use crate::directory;
 use crate::env::Env;
@@ -156,7 +156,7 @@ fn infer_header(file: &dyn File, expected: Expected<'_>) -> Result<Option<FileHe
                     in_flight_bytes: StreamOptions::default().in_flight_bytes as u32,
                     record_limit_bytes: StreamOptions::RECORD_LIMIT_BYTES_MAX,
                     is_sparse: is_rewritten(file.path()),
-                    body_layout: BodyLayout::Aligned,
+                    frame_layout: FrameLayout::Aligned,
                 }));
             }
         }
