@@ -122,7 +122,9 @@ impl MappedPart<'_> {
                 let mut bytes = vec![0; needed as usize];
                 self.map.read(position, &mut bytes).ok()?;
                 let header = FrameHeader::decode(&bytes, self.identity, position).ok()?;
-                Some((header, HeaderBytes::Many(bytes)))
+                // A short body is where `room` said, or was not read.
+                let is_short = self.identity.layout.is_short(header.body_bytes);
+                (!is_short).then_some((header, HeaderBytes::Many(bytes)))
             }
             Err(_) => None,
         }
