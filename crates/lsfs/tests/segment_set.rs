@@ -29,7 +29,7 @@ fn entries_of_all_sizes_are_found_by_their_pointers() {
 fn check_all_sizes(layout: FrameLayout) {
     let dir = tempfile::tempdir().unwrap();
     let set = SegmentSet::open(dir.path(), with_layout(layout)).unwrap();
-    let lens = [0, 1, 100, 4076, 65_535, 65_536, 65_537, 131_072, 1 << 20, 3 << 20];
+    let lens = [0, 1, 100, 1023, 1024, 4076, 65_535, 65_536, 65_537, 131_072, 1 << 20, 3 << 20];
     let pointers: Vec<Pointer> = lens
         .iter()
         .enumerate()
@@ -47,7 +47,7 @@ fn check_all_sizes(layout: FrameLayout) {
                 FrameLayout::Aligned if len < 65_536 => {}
                 FrameLayout::Aligned => assert_eq!(body_at % 4096, 0, "large bodies are aligned"),
                 FrameLayout::Packed => {
-                    let header_bytes = 16 + 4 * len.div_ceil(65_536).max(1);
+                    let header_bytes = if len < 1024 { 9 } else { 13 + 4 * len.div_ceil(65_536) };
                     assert_eq!(body_at, pointer.position as usize + header_bytes, "no body is");
                 }
             }
