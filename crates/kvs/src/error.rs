@@ -133,12 +133,6 @@ pub enum Error {
         /// The text.
         text: String,
     },
-    /// An earlier failure left the index in memory behind the log; nothing is written until the store is opened again.
-    #[error("the store was stopped by an earlier failure and must be opened again: {cause}")]
-    Stopped {
-        /// The first failure.
-        cause: Box<Error>,
-    },
     /// What was exported could not be written.
     #[error("could not write what was exported: {0}")]
     Export(Arc<io::Error>),
@@ -166,18 +160,22 @@ impl Error {
             Error::Engine(lsfs::Error::NoEntry { .. }) => true,
             Error::Engine(error) => error.is_corruption(),
             Error::IndexDamaged { .. } | Error::RunDamaged { .. } | Error::BadRecord { .. } => true,
-            Error::Stopped { cause } | Error::LogAndIndexDamaged { log: cause } => cause.is_corruption(),
+            Error::LogAndIndexDamaged { log } => log.is_corruption(),
             _ => false,
         }
     }
 
-    /// The damage of the index that this is, or that has stopped the store.
+    /// The damage of the index that this is.
     pub(crate) fn index_damage(&self) -> Option<&Error> {
         match self {
             Error::IndexDamaged { .. } => Some(self),
-            Error::Stopped { cause } => cause.index_damage(),
             _ => None,
         }
+    }
+
+    /// Whether the disk is full.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Error::Engine(lsfs::Error::NoSpace { .. }))
     }
 
     /// Whether another writer has the store open.

@@ -13,7 +13,7 @@ use lsfs::{Entry, SegmentSet};
 
 use crate::error::{Error, Result};
 use crate::index::{Index, KeyHasher};
-use crate::lookup::{Damaged, SharedTable, Table, record_of};
+use crate::lookup::{Damaged, SharedTable, Table, missing, record_of};
 use crate::maintenance::Maintenance;
 use crate::segments::SegmentSlots;
 use crate::store::{Inner, Inside, OpenReport, Writer, release};
@@ -36,6 +36,8 @@ impl Replay<'_> {
             let carried_out = match entries.next_entry() {
                 Ok(Some(entry)) => self.carry_out(writer, &entry),
                 Ok(None) => break,
+                // Nobody gives segments back meanwhile.
+                Err(lsfs::Error::Gone { .. }) => Err(missing(entries.place().0)),
                 Err(error) if error.is_corruption() && self.repair => {
                     let Some(left_out) = entries.skip_damage()? else { return Err(error.into()) };
                     tracing::warn!(%error, segment = left_out.0, positions = ?left_out.1, "left out");
@@ -143,7 +145,6 @@ impl Inner {
         // Nothing is reclaimed meanwhile; and before the writer's lock: who reclaims takes them in this order.
         let mut reclaimable = self.reclaimable();
         let mut writer = self.writer();
-        writer.check_log()?;
         // A replay reads what is durable.
         self.log.sync()?;
         let counts = self.log.segments();

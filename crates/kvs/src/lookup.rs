@@ -84,6 +84,12 @@ pub(crate) fn bad_record(pointer: Pointer, fault: impl ToString) -> Error {
     Error::BadRecord { segment, position, reason: fault.to_string() }
 }
 
+/// The error for a segment that the log has by its own list, and whose file is not there or is another's.
+pub(crate) fn missing(segment: u32) -> Error {
+    let reason = "the segment's file is missing, or is that of another segment".to_string();
+    Error::BadRecord { segment, position: 0, reason }
+}
+
 /// The value of a frame; `None` if it is a remove.
 pub(crate) fn value_of(entry: &Entry) -> Result<Option<Vec<u8>>> {
     match record_of(entry)?.command {
@@ -241,10 +247,20 @@ impl SharedTable {
         let mut attempts = ATTEMPTS;
         loop {
             attempts -= 1;
-            match self.search_once(hash, damaged, &mut look) {
-                Ok(found) => return Ok(found),
+            let mut gone = None;
+            let looked = self.search_once(hash, damaged, |location| {
+                let looked = look(location);
+                if let Err(Error::Engine(lsfs::Error::Gone { .. })) = looked {
+                    gone = Some(location.segment);
+                }
+                looked
+            });
+            match looked {
                 Err(Error::Engine(lsfs::Error::Gone { .. })) if attempts > 0 => {}
-                Err(error) => return Err(error),
+                Err(error @ Error::Engine(lsfs::Error::Gone { .. })) => {
+                    return Err(gone.map_or(error, missing));
+                }
+                other => return other,
             }
         }
     }

@@ -16,12 +16,12 @@ use lsfs::{Entry, FinalData, SetSegmentInfo};
 
 use crate::error::{Error, Result};
 use crate::index::PAGE_BYTES;
-use crate::lookup::{Hit, record_of};
+use crate::lookup::{Hit, missing, record_of};
 use crate::recent::Replaces;
 use crate::record::{Command, Record, encode_moved};
 use crate::reserve;
 use crate::root::{NO_SLOT, Root, RootSegment};
-use crate::store::{Inner, Inside, Writer, is_full, release};
+use crate::store::{Inner, Inside, Writer, release};
 use crate::tail::{self, Lists, TailFile, Unlisted};
 
 /// A checkpoint is not worth it for less than so many units of the log, unless it is asked for.
@@ -240,7 +240,6 @@ impl Inner {
         let Some(tail) = &mut maintenance.tail else { return Ok(()) };
         let (unlisted, end) = {
             let mut writer = self.writer();
-            writer.check()?;
             if writer.unlisted.frame_bytes() < LIST_UNITS * self.options.unit_bytes() {
                 return Ok(());
             }
@@ -268,7 +267,6 @@ impl Inner {
         let reclaimable = self.reclaimable().clone();
         let (frozen, root, behind) = {
             let mut writer = self.writer();
-            writer.check()?;
             self.settle_recent(&mut writer)?;
             let mut table = self.table.write();
             let frozen = table.index.begin_checkpoint();
@@ -465,7 +463,6 @@ impl Inner {
             return Ok(());
         }
         let mut writer = self.writer();
-        writer.check()?;
         // What was set meanwhile must not be hidden by the copy of what it replaces.
         self.settle_recent(&mut writer)?;
         let is_needless =
@@ -550,6 +547,8 @@ impl Inner {
         {
             let mut maintenance = self.maintenance();
             maintenance.check(&self.dir)?;
+            // What is stale is known when everything is in the index.
+            self.settle_healing(&mut maintenance)?;
             self.reclaim_compacted()?;
             let is_active_worth_it = self.log.segments().last().is_some_and(|active| {
                 let stale = active.total_bytes - active.live_bytes;
@@ -558,13 +557,13 @@ impl Inner {
             if is_active_worth_it {
                 match self.log.seal().map_err(Error::from) {
                     // What can be given back of the others may make the room for it.
-                    Err(error) if is_full(&error) => self.try_free_space().map(drop)?,
+                    Err(error) if error.is_full() => self.try_free_space().map(drop)?,
                     other => drop(other?),
                 }
             }
             while let Some(victim) = self.victim(&maintenance, Aim::All) {
                 match self.compact(&mut maintenance, victim) {
-                    Err(error) if is_full(&error) && self.use_reserve() => {
+                    Err(error) if error.is_full() && self.use_reserve() => {
                         self.compact(&mut maintenance, victim)?;
                     }
                     other => other?,
@@ -580,7 +579,7 @@ impl Inner {
         let sorted = self.sort_log(&mut self.maintenance(), true);
         self.remove_obsolete_runs();
         match sorted {
-            Err(error) if is_full(&error) => {
+            Err(error) if error.is_full() => {
                 tracing::warn!(dir = %self.dir.display(), %error, "no sorted run was written");
                 Ok(())
             }
@@ -609,6 +608,9 @@ impl Inner {
 
     fn try_free_space(&self) -> Result<bool> {
         let had_some = self.has_reclaimable.load(Ordering::Relaxed);
+        if let Err(error) = self.settle_all() {
+            tracing::warn!(dir = %self.dir.display(), %error, "not everything that is stale is known");
+        }
         self.reclaim_compacted()?;
         // Views may keep some that were handed over.
         let kept = self.reclaimable().clone();
@@ -645,6 +647,10 @@ impl Inner {
                 Ok(None) => return Ok(()),
                 // Reclaimed under the cursor: what was live in it lies ahead.
                 Err(lsfs::Error::Gone { .. }) => {
+                    let (segment, _) = entries.place();
+                    if self.is_listed(segment) {
+                        damaged(missing(segment))?;
+                    }
                     entries.skip_gone();
                     continue;
                 }
@@ -721,6 +727,7 @@ impl Inner {
 
     /// Compacts a little more than while the store is written.
     fn come_to_rest(&self, maintenance: &mut Maintenance) -> Result<()> {
+        self.settle_healing(maintenance)?;
         let written_bytes = self.log.stats().appended_bytes;
         let mut left_bytes = REST_MOVED_UNITS * self.options.unit_bytes() + written_bytes / REST_MOVED_PART;
         while let Some(victim) = self.victim(maintenance, Aim::Rest) {

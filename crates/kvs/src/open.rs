@@ -12,7 +12,7 @@ use crate::backup::UNFINISHED;
 use crate::error::{Error, Result};
 use crate::heal::{Replay, count_all_as_live};
 use crate::index::{Index, KeyHasher, is_index_file};
-use crate::lookup::{SharedTable, Table, record_of};
+use crate::lookup::{SharedTable, Table, missing, record_of};
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
 use crate::order::{Place, is_run};
@@ -159,7 +159,7 @@ impl Inner {
         let (mut report, mut spots, mut is_all) = (OpenReport::default(), Vec::new(), true);
         let mut frame_bytes = 0;
         let mut writer = self.writer();
-        while let Some(entry) = next_there(&mut entries, || Ok(self.log.segments()))? {
+        while let Some(entry) = next_there(&mut entries, |segment| Ok(self.is_listed(segment)))? {
             let (hash, pointer) = (self.hasher.hash(record_of(&entry)?.key), entry.pointer);
             {
                 let mut table = self.table.write();
@@ -183,6 +183,11 @@ impl Inner {
         writer.tail_commands += report.replayed;
         self.keep_read(spots.clone());
         Ok((report, is_all.then(|| Unlisted::beginning_with(spots, frame_bytes))))
+    }
+
+    /// Whether the log has a segment by its own list.
+    pub(crate) fn is_listed(&self, segment: u32) -> bool {
+        self.log.segments().iter().any(|info| info.number == segment)
     }
 
     fn keep_read(&self, spots: Vec<Spot>) {
@@ -284,16 +289,17 @@ pub(crate) fn listed_segments(segments: &[SetSegmentInfo]) -> HashSet<u32> {
     segments.iter().map(|info| info.number).collect()
 }
 
-/// The next command behind a checkpoint. A segment there that is gone says nothing: see `maintenance`.
+/// The next command of the log. A segment that is gone says nothing (see `maintenance`); one that the log lists is missing.
 pub(crate) fn next_there(
     entries: &mut Entries,
-    segments: impl Fn() -> lsfs::Result<Vec<SetSegmentInfo>>,
+    is_listed: impl Fn(u32) -> lsfs::Result<bool>,
 ) -> Result<Option<Entry>> {
     loop {
         match entries.next_entry() {
-            Err(lsfs::Error::Gone { .. }) if !listed_segments(&segments()?).contains(&entries.place().0) => {
-                entries.skip_gone();
-            }
+            Err(lsfs::Error::Gone { .. }) => match entries.place().0 {
+                segment if is_listed(segment)? => return Err(missing(segment)),
+                _ => entries.skip_gone(),
+            },
             other => return Ok(other?),
         }
     }

@@ -6,9 +6,10 @@
 //! **Invariants.** Nothing is written. A page that the writer has overwritten since does not verify as the one of this
 //! checkpoint, so that is noticed: then there is a newer checkpoint, and the reader starts again from that one. What lies in
 //! a segment that is gone means nothing to who has read the log to its end *after* the segment went: what was needed of it
-//! lies in what was read then. So a look-up that meets a reclaimed segment reads on in the log, and begins again.
+//! lies in what was read then. So a look-up that meets a reclaimed segment asks which ones are gone, reads on in the log, and
+//! begins again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::heal::without_index;
 use crate::index::{Index, KeyHasher};
-use crate::lookup::{Damaged, ReadAt, SharedTable, Table, read_key, record_of, value_of};
+use crate::lookup::{Damaged, ReadAt, SharedTable, Table, missing, read_key, record_of, value_of};
 use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, listed_segments, log_end, next_there, slots_of};
 use crate::options::Options;
 use crate::order::{ReaderOrder, View as OrderView};
@@ -77,16 +78,37 @@ struct View {
     passed_by: Option<DamagedCheckpoint>,
     table: Option<Arc<SharedTable>>,
     /// Commands behind the checkpoint of which there are lists, oldest first.
-    listed: Vec<Part>,
+    lists: Vec<Part>,
     /// What comes behind them.
     entries: Entries,
     /// Places of the commands there by the hash of their key, oldest first.
     tail: HashMap<u64, SmallVec<[(u32, u32); 1]>>,
     tail_commands: usize,
-    /// Segments that were gone when the log was last read on: what lies in them means nothing.
-    gone: Arc<BTreeSet<u32>>,
+    /// The segments that there were before the log was read on the last time.
+    listed: Arc<Listed>,
     /// With so many a newer checkpoint is looked for.
     tail_commands_max: usize,
+}
+
+/// The segments of the log at a moment.
+#[derive(Debug, Default)]
+struct Listed {
+    numbers: HashSet<u32>,
+    last: u32,
+}
+
+impl Listed {
+    fn now(log: &SegmentSetReader) -> Result<Listed> {
+        let segments = log.segments()?;
+        let last = segments.last().map_or(0, |active| active.number);
+        Ok(Listed { numbers: listed_segments(&segments), last })
+    }
+
+    /// Whether a segment was gone at that moment; later ones were not there yet. What lies in it means nothing to who has
+    /// read on in the log since.
+    fn is_gone(&self, segment: u32) -> bool {
+        segment < self.last && !self.numbers.contains(&segment)
+    }
 }
 
 /// Index file and number of a checkpoint.
@@ -222,8 +244,14 @@ impl Shared {
                 Err(missed) => missed,
             };
             let mut view = self.view();
-            if let Some(gone) = gone {
-                Arc::make_mut(&mut view.gone).insert(gone);
+            if let Some(segment) = gone {
+                // All that are gone by now: a key may have been set in each of them.
+                let listed = Listed::now(&self.log)?;
+                if !listed.is_gone(segment) {
+                    last = Some(missing(segment));
+                    continue;
+                }
+                view.listed = Arc::new(listed);
             } else if !may_be_outdated(&error) {
                 return Err(error);
             } else if view.checkpoint == checkpoint {
@@ -254,11 +282,11 @@ impl Shared {
         let places = view.tail.get(&hash).map_or(&[][..], |places| places);
         let mut tail: SmallVec<[(u32, u32); 1]> = SmallVec::new();
         tail.extend(
-            view.listed.iter().flat_map(|part| part.spots(hash)).map(|spot| (spot.segment, spot.position)),
+            view.lists.iter().flat_map(|part| part.spots(hash)).map(|spot| (spot.segment, spot.position)),
         );
         tail.extend(places.iter().copied());
-        tail.retain(|(segment, _)| !view.gone.contains(segment));
-        let (table, known_gone) = (view.table.clone(), Arc::clone(&view.gone));
+        tail.retain(|(segment, _)| !view.listed.is_gone(*segment));
+        let (table, listed) = (view.table.clone(), Arc::clone(&view.listed));
         drop(view);
         let missed_at =
             |segment, error| Missed { gone: Some(segment).filter(|_| is_gone(&error)), ..of_this(error) };
@@ -272,7 +300,7 @@ impl Shared {
         let Some(table) = table else { return Ok(None) };
         let mut gone = None;
         let found = table.search_once(hash, Damaged::Fail, |location| {
-            if known_gone.contains(&location.segment) {
+            if listed.is_gone(location.segment) {
                 return Ok(None);
             }
             let read = read_key(&self.log, location, key);
@@ -350,8 +378,10 @@ impl View {
         let lists = Lists::read(env, dir, root.index.file_id, root.log_end, log_end(&log.segments()?));
         let (segment, position) = lists.end().unwrap_or(root.log_end);
         let mut view = View::new(hasher, log.iter_from(segment, position));
-        let there = listed_segments(&log.segments()?);
-        view.listed = lists.lists.into_iter().map(|list| list.part_of(&there)).collect();
+        // Before the log is read on.
+        let listed = Listed::now(log)?;
+        view.lists = lists.lists.into_iter().map(|list| list.part_of(&listed.numbers)).collect();
+        view.listed = Arc::new(listed);
         view.checkpoint = Some(id);
         view.table = Some(Arc::new(SharedTable::new(Table::new(index, slots))));
         view.follow_to_now(log)?;
@@ -372,11 +402,11 @@ impl View {
             checkpoint: None,
             passed_by: None,
             table: None,
-            listed: Vec::new(),
+            lists: Vec::new(),
             entries,
             tail: HashMap::new(),
             tail_commands: 0,
-            gone: Arc::default(),
+            listed: Arc::default(),
             tail_commands_max: TAIL_COMMANDS_MAX,
         }
     }
@@ -390,7 +420,8 @@ impl View {
 
     /// Takes note of what was written since.
     fn follow(&mut self, log: &SegmentSetReader) -> Result<()> {
-        while let Some(entry) = next_there(&mut self.entries, || log.segments())? {
+        let is_listed = |segment| Ok(listed_segments(&log.segments()?).contains(&segment));
+        while let Some(entry) = next_there(&mut self.entries, is_listed)? {
             let hash = self.hasher.hash(record_of(&entry)?.key);
             self.tail.entry(hash).or_default().push((entry.pointer.segment, entry.pointer.position));
             self.tail_commands += 1;

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::lookup::{Damaged, record_of};
 use crate::open::listed_segments;
 use crate::segments::{Location, SegmentSlots};
-use crate::store::{Inner, Inside, Writer};
+use crate::store::{Inner, Inside, Writer, release};
 use crate::tail::{Part, Spot};
 
 /// More commands are settled by the open itself: their places would take more memory than the time is worth.
@@ -144,18 +144,23 @@ impl Inner {
         Ok(())
     }
 
+    /// Puts a command into the index. After an error nothing has changed: it is settled another time.
     fn settle_one(&self, writer: &mut Writer, entry: &Entry) -> Result<()> {
         let key = record_of(entry)?.key;
         let hash = self.hasher.hash(key);
         let old = self.table.find_in_index(&self.log, key, hash, Damaged::Ignore)?;
-        self.point(writer, hash, old.as_ref(), entry.kind, entry.pointer)
+        self.table.point(&self.log, hash, old.as_ref(), entry.pointer)?;
+        writer.count_replaced(old.as_ref(), entry.kind, entry.pointer);
+        if let Some(hit) = old {
+            release(&self.log, hit.head.pointer);
+        }
+        Ok(())
     }
 
     /// Settles a few commands; `false` if none are left.
     fn settle_some(&self) -> Result<bool> {
         let _inside = Inside::enter();
         let mut writer = self.writer();
-        writer.check()?;
         for _ in 0..HASHES_PER_LOCK {
             let hash = self.table.read().tail.any_hash();
             match hash {

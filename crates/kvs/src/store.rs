@@ -164,7 +164,6 @@ pub(crate) struct Writer {
     pub(crate) recent: Recent,
     /// What the file `tail` has not yet.
     pub(crate) unlisted: Unlisted,
-    failure: Option<Error>,
 }
 
 /// Removes in a segment to which the index points.
@@ -231,7 +230,7 @@ pub struct Stats {
     /// How often the index was made anew from the log since the open, that included: because it was damaged, or because
     /// there was no checkpoint.
     pub index_rebuilds: u64,
-    /// Whether a failure has stopped writing.
+    /// Whether a failed write has stopped the log: nothing is written until the store is opened again.
     pub is_stopped: bool,
 }
 
@@ -573,7 +572,7 @@ impl KvStore {
             sorted_runs,
             unsorted_bytes,
             index_rebuilds: inner.rebuilds.load(Ordering::Relaxed),
-            is_stopped: writer.failure.is_some(),
+            is_stopped: log.is_stopped,
         }
     }
 
@@ -601,11 +600,11 @@ impl KvStore {
         let inner = self.inner();
         let mut append = || inner.append(changes, &mut condition);
         let mut written = append();
-        if written.as_ref().is_err_and(is_full) && inner.free_space() {
+        if written.as_ref().is_err_and(Error::is_full) && inner.free_space() {
             written = append();
         }
         let only_removes = changes.iter().all(|change| is_remove(change.record.kind));
-        if written.as_ref().is_err_and(is_full) && only_removes && inner.use_reserve() {
+        if written.as_ref().is_err_and(Error::is_full) && only_removes && inner.use_reserve() {
             written = append();
         }
         let written = written?;
@@ -722,7 +721,6 @@ impl Inner {
     fn append_once(&self, changes: &[Prepared<'_>], condition: &mut Option<Condition<'_>>) -> Result<usize> {
         let _inside = Inside::enter();
         let mut writer = self.writer();
-        writer.check()?;
         if writer.recent.is_full() {
             self.settle_recent(&mut writer)?;
         }
@@ -782,28 +780,6 @@ impl Inner {
         Ok(work)
     }
 
-    /// Makes the index point to a frame that was just appended, and counts what that makes stale. A failure stops the
-    /// store: the index in memory would be behind the log.
-    pub(crate) fn point(
-        &self,
-        writer: &mut Writer,
-        hash: u64,
-        old: Option<&Hit>,
-        kind: u8,
-        pointer: Pointer,
-    ) -> Result<()> {
-        if let Err(error) = self.table.point(&self.log, hash, old, pointer) {
-            tracing::error!(%error, dir = %self.dir.display(), "the index could not follow the log: the store is stopped");
-            writer.failure = Some(error.clone());
-            return Err(Error::Stopped { cause: Box::new(error) });
-        }
-        writer.count_replaced(old, kind, pointer);
-        if let Some(hit) = old {
-            release(&self.log, hit.head.pointer);
-        }
-        Ok(())
-    }
-
     /// Whether so much was written that maintenance should look.
     fn wants_maintenance(&self, changes: &[Prepared<'_>]) -> bool {
         let bytes: u64 = changes.iter().map(|change| change.record.body.len() as u64).sum();
@@ -829,39 +805,10 @@ pub(crate) fn release(log: &SegmentSet, pointer: Pointer) {
     }
 }
 
-/// Whether an error says that the disk is full.
-pub(crate) fn is_full(error: &Error) -> bool {
-    matches!(error, Error::Engine(lsfs::Error::NoSpace { .. }))
-}
-
 impl Writer {
     pub(crate) fn new(keys: u64, removes: HashMap<u32, Removes>) -> Writer {
         let (recent, unlisted) = (Recent::default(), Unlisted::default());
-        Writer {
-            log_end: (0, 0),
-            keys,
-            tail_bytes: 0,
-            tail_commands: 0,
-            removes,
-            recent,
-            unlisted,
-            failure: None,
-        }
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        match &self.failure {
-            Some(cause) => Err(Error::Stopped { cause: Box::new(cause.clone()) }),
-            None => Ok(()),
-        }
-    }
-
-    /// As [`Writer::check`], but an index that could not follow the log is no reason.
-    pub(crate) fn check_log(&self) -> Result<()> {
-        match &self.failure {
-            Some(cause) if cause.index_damage().is_some() => Ok(()),
-            _ => self.check(),
-        }
+        Writer { log_end: (0, 0), keys, tail_bytes: 0, tail_commands: 0, removes, recent, unlisted }
     }
 
     /// Takes note of a frame that was appended.

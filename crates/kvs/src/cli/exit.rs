@@ -72,7 +72,7 @@ mod tests {
         let locked = lsfs::Error::Locked { path: "d".into(), pid: None };
         assert_eq!(wrapped(locked.into()), LOCKED);
         let damaged = kvs::Error::BadRecord { segment: 1, position: 2, reason: "x".to_string() };
-        assert_eq!(wrapped(kvs::Error::Stopped { cause: Box::new(damaged) }), CORRUPTION);
+        assert_eq!(wrapped(kvs::Error::LogAndIndexDamaged { log: Box::new(damaged) }), CORRUPTION);
         let full = lsfs::Error::NoSpace { path: "d".into(), needed_bytes: 1 };
         assert_eq!(wrapped(full.into()), IO);
         assert_eq!(wrapped(kvs::Error::TooLarge { what: "key", size_bytes: 2, limit_bytes: 1 }), USAGE);

@@ -444,9 +444,10 @@ impl Index {
         Ok(())
     }
 
-    /// Gives up pages until there is room for one more; never the page `kept`, and none that a checkpoint holds.
+    /// Gives up pages until there is room for one more; never the page `kept`, and none that a checkpoint holds. On a full
+    /// disk changed pages stay: then the budget gives way, so that everything can be read, removed and given back.
     fn make_room(&mut self, kept: u32) -> Result<()> {
-        let mut looked_at = 0;
+        let (mut looked_at, mut is_disk_full) = (0, false);
         while self.cache.resident >= self.cache.budget_pages && looked_at < 2 * self.pages.len() {
             looked_at += 1;
             let number = self.cache.hand;
@@ -458,12 +459,19 @@ impl Index {
                 continue;
             }
             if entry.place.is_none() {
+                if is_disk_full {
+                    continue;
+                }
                 let place = self.places.take_current();
                 if let Err(error) =
                     self.file.write(&mut [(place, &**page as &dyn PageImage)], self.generation)
                 {
                     self.places.leave(place);
-                    return Err(error);
+                    if !error.is_full() {
+                        return Err(error);
+                    }
+                    is_disk_full = true;
+                    continue;
                 }
                 entry.place = Some(place);
                 self.cache.dirty -= 1;

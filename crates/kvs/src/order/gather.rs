@@ -9,6 +9,7 @@ use super::sorted::{Gathered, Spot};
 use super::{Keys, Part, Place};
 use crate::error::{Error, Result};
 use crate::lookup::{ReadAt, record_of};
+use crate::open::next_there;
 use crate::record::is_remove;
 
 /// A log that can be gone through: open for writing, or beside its writer.
@@ -73,7 +74,7 @@ pub(super) fn gather(
             is_whole = false;
             break;
         }
-        match entries.next_entry() {
+        match next_there(&mut entries, |segment| Ok(log.numbers()?.contains(&segment))) {
             Ok(Some(entry)) => {
                 if end.is_some_and(|end| (entry.pointer.segment, entry.pointer.position) >= end) {
                     break;
@@ -87,9 +88,7 @@ pub(super) fn gather(
                 gathering.add_unsynced(log, place, end)?;
                 entries = log.entries_from(gathering.next_place(place));
             }
-            // Reclaimed: what was live in it lies ahead.
-            Err(lsfs::Error::Gone { .. }) => entries.skip_gone(),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     Ok(GatheredPart { part: gathering.into_part(from, end.filter(|_| is_whole)), is_whole })

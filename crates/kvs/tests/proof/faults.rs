@@ -4,7 +4,7 @@ use kvs::{Error, KvStore, Options};
 use lsfs::io::{DiskFault, FaultKind, SimDisk};
 
 use crate::support::{Choices, budget, sim_env};
-use crate::{Command, DIR, Model, contents, difference, options};
+use crate::{Command, DIR, Model, buffered, contents, difference, options};
 
 const KEYS: u64 = 12;
 
@@ -151,6 +151,69 @@ fn removes_work_on_a_full_disk() {
     drop(store);
     let store = KvStore::open_with(DIR, options(sim_env(&disk, 7))).unwrap();
     assert_eq!(store.stats().keys, 100);
+}
+
+/// A killed store whose index has several times the pages that its memory holds, with many commands behind the checkpoint.
+fn killed_with_a_large_index(disk: &SimDisk, keys: u64) -> (SimDisk, Model) {
+    let large = |seed| Options { segment_bytes: 1 << 20, ..options(sim_env(disk, seed)) };
+    let store = KvStore::open_with(DIR, large(1)).unwrap();
+    let mut model = Model::new();
+    for round in 0..2u64 {
+        for n in (0..keys).step_by(1 + 2 * round as usize) {
+            let value = [round as u8; 12];
+            buffered(&store).put(n.to_be_bytes(), value).unwrap();
+            model.insert(n.to_be_bytes().to_vec(), value.to_vec());
+        }
+        if round == 0 {
+            store.checkpoint().unwrap();
+        }
+    }
+    store.sync().unwrap();
+    let after = disk.restart();
+    drop(store);
+    (after, model)
+}
+
+#[test]
+fn what_an_open_found_is_no_burden_on_a_full_disk() {
+    const KEYS: u64 = 9_000;
+    let (disk, mut model) = killed_with_a_large_index(&SimDisk::with_capacity(11, 64 << 20), KEYS);
+    let large = |seed| Options { segment_bytes: 1 << 20, ..options(sim_env(&disk, seed)) };
+    let store = KvStore::open_with(DIR, large(2)).unwrap();
+    assert!(!store.open_report().rebuilt);
+    disk.set_capacity(disk.used_bytes());
+    // What is settled and what is read needs pages in memory, and those that are there cannot be written.
+    let mut refused = 0;
+    for n in 0..KEYS {
+        match buffered(&store).put(n.to_be_bytes(), [9; 12]) {
+            Ok(()) => drop(model.insert(n.to_be_bytes().to_vec(), vec![9; 12])),
+            Err(error) => {
+                assert!(matches!(error, Error::Engine(lsfs::Error::NoSpace { .. })), "key {n}: {error:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 1_000, "the log cannot grow: {refused}");
+    let check = |store: &KvStore, model: &Model| {
+        for n in 0..KEYS {
+            let found = store.get_bytes(n.to_be_bytes()).unwrap_or_else(|error| panic!("key {n}: {error}"));
+            assert_eq!(found.as_ref(), model.get(&n.to_be_bytes()[..]), "key {n}");
+        }
+        assert_eq!(store.stats().keys, model.len() as u64);
+    };
+    check(&store, &model);
+    for n in (0..KEYS).step_by(2) {
+        assert!(store.delete(n.to_be_bytes()).unwrap_or_else(|error| panic!("key {n}: {error}")));
+        model.remove(&n.to_be_bytes()[..]);
+    }
+    check(&store, &model);
+    store.compact(|_| true).unwrap();
+    store.put([7; 8], [7; 2_000]).unwrap();
+    model.insert(vec![7; 8], vec![7; 2_000]);
+    drop(store);
+    let store = KvStore::open_with(DIR, large(3)).unwrap();
+    check(&store, &model);
+    assert!(store.verify().unwrap().damage.is_empty());
 }
 
 #[test]

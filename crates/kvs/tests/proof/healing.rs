@@ -289,6 +289,47 @@ fn where_the_log_is_damaged_too_the_error_is_the_logs_and_repair_mends_both() {
     assert!(differing <= 1, "{differing}");
 }
 
+/// What compaction lets go is in the index again when that is made anew: then the segment is needed still.
+#[test]
+fn a_compaction_that_heals_the_index_on_its_way_keeps_the_segment() {
+    let many_segments = |disk: &SimDisk, seed| Options { background: false, ..options(sim_env(disk, seed)) };
+    let disk = SimDisk::new(20);
+    let store = KvStore::open_with(DIR, many_segments(&disk, 20)).unwrap();
+    let mut model = Model::new();
+    // Removes in the oldest segments, which hide nothing, and everywhere a part that is stale.
+    for n in 0..KEYS {
+        buffered(&store).put(key(n), n.to_le_bytes()).unwrap();
+        model.insert(key(n), n.to_le_bytes().to_vec());
+        if n % 4 == 3 {
+            buffered(&store).delete(key(n - 1)).unwrap();
+            model.remove(&key(n - 1));
+        }
+    }
+    store.close().unwrap();
+    let pages = pages_of(&disk, &index_file(&disk));
+    let mut healed = 0;
+    for page in damaged_pages(pages) {
+        let disk = copy(&disk);
+        let context = format!("page {page} of {pages}");
+        let store = KvStore::open_with(DIR, many_segments(&disk, 100 + page)).unwrap();
+        disk.flip_bit(&index_file(&disk), (page * PAGE_BYTES + 40 + page * 31 % 4000) * 8).unwrap();
+        store.compact(|_| true).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let stats = store.stats();
+        healed += stats.index_rebuilds;
+        expect_all(|key| store.get_bytes(key), &model, &context);
+        assert_eq!(stats.keys, model.len() as u64, "{context}");
+        assert!(stats.stale_bytes * 10 < stats.log_bytes, "{context}: {stats:?}");
+        assert!(store.verify().unwrap().damage.is_empty(), "{context}");
+        let scanned: Model = store.iter().unwrap().collect::<kvs::Result<_>>().unwrap();
+        assert!(scanned == model, "{context}: {}", difference(&scanned, &model));
+        let disk = disk.restart();
+        drop(store);
+        let store = KvStore::open_with(DIR, many_segments(&disk, 200 + page)).unwrap();
+        expect_all(|key| store.get_bytes(key), &model, &context);
+    }
+    assert!(healed > 3, "{healed} of {pages} pages were met");
+}
+
 /// Sets are in the log before they are in the index. Where they cannot be put into it, they are kept, and later ones fail
 /// before they change anything.
 #[test]

@@ -12,6 +12,7 @@ mod golden;
 mod healing;
 mod model;
 mod order;
+mod reading;
 mod tail;
 
 use std::collections::BTreeMap;

@@ -501,10 +501,16 @@ impl Appender {
 
     /// Writes the list; a failure stops the set.
     fn save(&self, list: &mut ListFile, closed: bool) -> Result<()> {
+        self.save_without(list, &[], closed)
+    }
+
+    /// As [`Appender::save`], without some of the segments.
+    fn save_without(&self, list: &mut ListFile, left_out: &[u32], closed: bool) -> Result<()> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let tail = self.tail();
         let active_end = u64::from(tail.durable.end);
-        let entries = segments.values().map(|segment| match segment.sealed() {
+        let listed = segments.values().filter(|segment| !left_out.contains(&segment.number));
+        let entries = listed.map(|segment| match segment.sealed() {
             Some(tally) => segment.entry(*tally),
             None => segment.entry(tail.durable),
         });
@@ -689,32 +695,22 @@ impl Appender {
                 _ => self.check_usable(&tail)?,
             }
         }
-        let mut dropped = Vec::new();
-        {
-            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-            for number in numbers {
-                match segments.remove(number) {
-                    Some(segment) => dropped.push(segment),
-                    None => {
-                        let path = self.dir.join(segment_name(*number));
-                        segments.extend(dropped.drain(..).map(|segment| (segment.number, segment)));
-                        return Err(Error::Gone { path });
-                    }
-                }
-            }
-        }
-        if dropped.is_empty() {
+        if numbers.is_empty() {
             return Ok(());
         }
-        if mutant::is(Mutant::ReclaimBeforeList) {
-            dropped.iter().for_each(|segment| self.space.remove(segment.path()));
+        for number in numbers {
+            let segment = self.segment(*number)?;
+            if mutant::is(Mutant::ReclaimBeforeList) {
+                self.space.remove(segment.path());
+            }
         }
-        if let Err(error) = self.save(&mut list, false) {
-            // In doubt until the next open; what is there can still be read.
+        // The list decides first: after an error nobody knows until the next open what it names, and what is there can still
+        // be read.
+        self.save_without(&mut list, numbers, false)?;
+        let dropped: Vec<_> = {
             let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-            segments.extend(dropped.into_iter().map(|segment| (segment.number, segment)));
-            return Err(error);
-        }
+            numbers.iter().filter_map(|number| segments.remove(number)).collect()
+        };
         drop(list);
         let freed: u64 = dropped.iter().filter_map(|segment| Some(u64::from(segment.sealed()?.end))).sum();
         let (used, unused) = {
@@ -824,6 +820,7 @@ impl Appender {
             epoch: self.epoch,
             appended_entries: tail.counted.0,
             appended_bytes: tail.counted.1,
+            is_stopped: tail.failure.is_some(),
         }
     }
 }
@@ -839,6 +836,7 @@ pub(crate) struct Facts {
     pub(crate) epoch: u32,
     pub(crate) appended_entries: u64,
     pub(crate) appended_bytes: u64,
+    pub(crate) is_stopped: bool,
 }
 
 impl WritePath for Appender {

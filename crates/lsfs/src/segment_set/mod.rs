@@ -233,6 +233,8 @@ pub struct SetStats {
     pub access: Access,
     /// The writer's epoch: grows with every open.
     pub epoch: u32,
+    /// Whether a failed write has stopped the set: every append fails until it is opened again.
+    pub is_stopped: bool,
 }
 
 impl SegmentSet {
@@ -528,6 +530,7 @@ impl SegmentSet {
             write_latency: metrics.write_latency.summary(),
             access: facts.access,
             epoch: facts.epoch,
+            is_stopped: facts.is_stopped,
         }
     }
 

@@ -17,3 +17,4 @@ mod golden;
 mod mutants;
 mod segment_set_damage;
 mod segment_set_faults;
+mod segment_set_list;
