@@ -69,6 +69,8 @@ pub enum Mutant {
     OwnFramesSyncedOnly,
     /// A reclaim removes files before the list is durable.
     ReclaimBeforeList,
+    /// Frames are written into the next segment of a set while the list still has the one before as the active one.
+    NextBeforeList,
 }
 
 #[cfg(feature = "testing")]
@@ -91,7 +93,7 @@ pub(crate) const fn is(_mutant: Mutant) -> bool {
 #[cfg(feature = "testing")]
 impl Mutant {
     /// Every mutant.
-    pub const ALL: [Mutant; 25] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::AcknowledgeBeforeSync,
         Mutant::SwallowedError,
         Mutant::RetryAfterFailedSync,
@@ -117,6 +119,7 @@ impl Mutant {
         Mutant::WitnessTooEarly,
         Mutant::OwnFramesSyncedOnly,
         Mutant::ReclaimBeforeList,
+        Mutant::NextBeforeList,
     ];
 
     /// Runs `act` with this mutant in place of the engine, on this thread.

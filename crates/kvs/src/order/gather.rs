@@ -50,6 +50,9 @@ impl SegmentLog for SegmentSetReader {
     }
 }
 
+/// Where the first entry of a segment lies, behind the page of its header.
+const SEGMENT_START: u32 = 4096;
+
 /// What [`gather`] has read.
 #[derive(Debug)]
 pub(super) struct GatheredPart {
@@ -121,9 +124,9 @@ impl Gathering {
         Ok(())
     }
 
-    /// Adds what the active segment has behind its durable end.
+    /// Adds what lies behind the durable end: in the active segment, and in the one before if that is not sealed yet.
     fn add_unsynced(&mut self, log: &dyn SegmentLog, place: Place, end: Place) -> Result<()> {
-        let (segment, mut position) = place;
+        let (mut segment, mut position) = place;
         let mut count = 0;
         while (segment, position) < end {
             match log.read_at(segment, position) {
@@ -132,8 +135,14 @@ impl Gathering {
                     position = entry.pointer.end() as u32;
                     count += 1;
                 }
-                // The segment was sealed meanwhile, or goes on in the next one: all of it is durable.
-                Err(lsfs::Error::NoEntry { .. }) if count > 0 || end.0 > segment => break,
+                // It goes on in the next one.
+                Err(lsfs::Error::NoEntry { .. }) if end.0 > segment => {
+                    (segment, position) = (segment + 1, SEGMENT_START)
+                }
+                // Reclaimed meanwhile, so what was read was sealed before.
+                Err(lsfs::Error::Gone { .. }) if segment > place.0 => break,
+                // The segment was sealed meanwhile: all of it is durable.
+                Err(lsfs::Error::NoEntry { .. }) if count > 0 => break,
                 Err(error) => return Err(Error::from(error)),
             }
         }

@@ -6,8 +6,9 @@
 //!
 //! **Invariants.** One write of frames at a time. `durable <= written <= appended`, and `durable` moves only after a
 //! write or sync that covers it has returned success. A frame says that it is a witness only if everything before it
-//! was durable when its write began. After the first failed write or sync nothing is written any more. Lock order:
-//! list, then segments, then tail; only the list's is held during I/O.
+//! was durable when its write began. After the first failed write or sync nothing is written any more. While a segment
+//! that is full is not sealed in the list, nothing is written into the next one. Lock order: next, then list, then
+//! segments, then tail; only the first two are held during I/O.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,7 +30,7 @@ use crate::metrics::{Counter, Histogram};
 use crate::mutant::{self, Mutant};
 use crate::segment_set::image::{Image, OpenBuffer, RecentImages};
 use crate::segment_set::options::{Durability, PAGE_BYTES, SEGMENT_BYTES_MAX, SetKind, SetOptions};
-use crate::segment_set::segment::{FrameSource, Segment, SegmentPlace, Window, segment_name};
+use crate::segment_set::segment::{FrameSource, OpenSegment, Segment, SegmentPlace, Window, segment_name};
 use crate::write_path::group_commit::{
     Filling, GATHER_PAUSE, GroupCommit, Sequence, Turns, WritePath, parity,
 };
@@ -60,6 +61,8 @@ pub(crate) struct Appender {
     listed_end: AtomicU64,
     /// All segments by number, the active one included.
     segments: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    /// Held by who makes the file of the next segment: there is only one of its name.
+    next: Mutex<()>,
     tail: Mutex<Tail>,
     group: GroupCommit,
     disk_was_full: AtomicBool,
@@ -93,6 +96,10 @@ pub(crate) struct Tail {
     /// Of new frames in the active segment.
     frame_epoch: u16,
     capacity_bytes: u64,
+    /// Follows the active segment; no list names it yet.
+    next: Option<NextSegment>,
+    /// The segment before the active one, until the list says that it is sealed.
+    sealing: Option<Sealing>,
     /// Of the segments before the active one.
     sealed_bytes: u64,
     buffer: OpenBuffer,
@@ -110,6 +117,30 @@ pub(crate) struct Tail {
     average_write_bytes: u64,
     failure: Option<Failure>,
     closed: bool,
+}
+
+/// A spare that was made a segment before it is needed: its header is durable.
+pub(crate) struct NextSegment {
+    segment: Arc<Segment>,
+    open: Arc<OpenSegment>,
+    capacity_bytes: u64,
+    /// The name it has until it is used.
+    spare_path: Option<PathBuf>,
+}
+
+/// A segment that is full, of which the last frames and the footer are on their way.
+#[derive(Clone)]
+struct Sealing {
+    segment: Arc<Segment>,
+    file: Arc<dyn File>,
+    /// Everything in it, but for the footer.
+    tally: Tally,
+    durable: Tally,
+    /// What was written before was not synced.
+    has_unsynced: bool,
+    /// The last frames, with the footer behind them.
+    image: Arc<Image>,
+    batch: Sequence,
 }
 
 #[derive(Clone, Debug)]
@@ -190,6 +221,7 @@ impl Appender {
             list_version,
             listed_end: AtomicU64::new(tally.end.into()),
             segments: RwLock::new(segments),
+            next: Mutex::default(),
             tail: Mutex::new(tail),
             group,
             disk_was_full: AtomicBool::new(false),
@@ -280,11 +312,13 @@ impl Appender {
         loop {
             self.check_usable(&tail)?;
             let needed = tail.end_with(entries) - tail.buffer.end();
-            if tail.turns.exclusive {
+            let must_seal = tail.must_seal(entries);
+            if tail.turns.exclusive || (must_seal && tail.turns.flushing) {
                 tail = self.group.wait_for_room(tail);
-            } else if tail.must_seal(entries) {
-                drop(tail);
-                self.roll(Some(entries))?;
+            } else if must_seal && tail.sealing.is_some() {
+                tail = self.flush(tail, false);
+            } else if must_seal {
+                self.go_on(tail, entries)?;
                 tail = self.tail();
             } else if tail.buffer.pending_bytes() == 0
                 || tail.buffer.pending_bytes() as u64 + needed <= self.options.in_flight_bytes as u64
@@ -342,6 +376,12 @@ impl Appender {
         if tail.failure.is_some() {
             self.group.announce_room(&tail.turns);
             return tail;
+        }
+        if let Some(sealing) = tail.sealing.clone()
+            && !(mutant::is(Mutant::NextBeforeList) && tail.buffer.pending_bytes() > 0)
+        {
+            // Another flush follows for what is in the buffer.
+            return self.finish_seal(tail, sealing);
         }
         let sync = (sync || tail.turns.filling_waiters > 0) && self.is_durable();
         let image = (tail.buffer.pending_bytes() > 0).then(|| tail.take_buffer());
@@ -442,6 +482,9 @@ impl Appender {
         tail.failure = Some(Failure { cause, batch, path, positions });
         tail.recent.clear();
         tail.appended = tail.durable;
+        if let Some(sealing) = &mut tail.sealing {
+            sealing.tally = sealing.durable;
+        }
         // Whoever waits for a buffer or for room is told, wherever the failure came from.
         for parity in 0..2 {
             if tail.turns.take_sleepers(parity) {
@@ -459,13 +502,14 @@ impl Appender {
 
     /// Tells readers in other processes which list counts and where the active segment ends.
     fn publish(&self, tail: &Tail) {
+        let (segment, durable) = tail.listed_as_active();
         live::publish(
             &*self.live,
             &Published {
                 epoch: self.epoch,
-                segment_base: tail.active.number.into(),
-                durable_index: tail.durable.entries.into(),
-                durable_position: tail.durable.end.into(),
+                segment_base: segment.number.into(),
+                durable_index: durable.entries.into(),
+                durable_position: durable.end.into(),
                 first_index: self.list_version.load(Ordering::Acquire),
             },
         );
@@ -474,13 +518,14 @@ impl Appender {
     // ---- what happens beside ----
 
     fn is_background_due(&self, tail: &Tail) -> bool {
-        tail.failure.is_none()
-            && !tail.turns.exclusive
-            && (self.is_list_stale(tail) || (tail.wants_spare_look() && self.wants_spare(tail)))
+        tail.failure.is_none() && !tail.turns.exclusive && (self.is_list_stale(tail) || self.wants_next(tail))
     }
 
-    fn wants_spare(&self, tail: &Tail) -> bool {
-        self.options.spares && self.space.wants_spare(tail.used_bytes(), tail.unused_bytes())
+    /// Whether the next segment is to be made ready.
+    fn wants_next(&self, tail: &Tail) -> bool {
+        let has_space =
+            || self.space.has_spare() || self.space.wants_spare(tail.used_bytes(), tail.unused_bytes());
+        self.options.spares && tail.next.is_none() && tail.wants_next_look() && has_space()
     }
 
     fn is_list_stale(&self, tail: &Tail) -> bool {
@@ -508,11 +553,13 @@ impl Appender {
     fn save_without(&self, list: &mut ListFile, left_out: &[u32], closed: bool) -> Result<()> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let tail = self.tail();
-        let active_end = u64::from(tail.durable.end);
-        let listed = segments.values().filter(|segment| !left_out.contains(&segment.number));
+        let (active, durable) = tail.listed_as_active();
+        let (active_number, active_end) = (active.number, u64::from(durable.end));
+        let listed = segments.range(..=active_number).map(|(_, segment)| segment);
+        let listed = listed.filter(|segment| !left_out.contains(&segment.number));
         let entries = listed.map(|segment| match segment.sealed() {
             Some(tally) => segment.entry(*tally),
-            None => segment.entry(tail.durable),
+            None => segment.entry(durable),
         });
         let value = SegmentList {
             set_id: self.set_id,
@@ -544,6 +591,173 @@ impl Appender {
         self.leave_exclusive(tail);
         if self.is_background_due(&self.tail()) {
             self.group.kick_preparer();
+        }
+    }
+
+    /// Goes on in the next segment, which `entries` need: in the one that was made ready, if the old one can be left to
+    /// the next flush.
+    fn go_on(&self, tail: TailGuard<'_>, entries: &[Entry<'_>]) -> Result<()> {
+        let is_ready = self.can_leave(&tail, entries);
+        drop(tail);
+        if !is_ready {
+            return self.roll(Some(entries)).map(drop);
+        }
+        let _next = self.next();
+        // Nobody else takes it: he would need the lock we hold.
+        let named = match self.tail().next.as_mut() {
+            Some(next) => next.segment_to_name(),
+            None => return Ok(()),
+        };
+        // Files change their names inside calls of the owner, never behind somebody who walks the directory.
+        if let Some((segment, spare_path)) = named
+            && let Err(error) = give_name(&self.place, &spare_path, &segment)
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "the next segment is made anew");
+            self.space.remove(&spare_path);
+            self.tail().next = None;
+            return Ok(());
+        }
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.tail();
+        // Somebody else may be flushing now.
+        if self.can_leave(&tail, entries)
+            && let Some(next) = tail.next.take()
+        {
+            segments.insert(next.segment.number, Arc::clone(&next.segment));
+            tail.leave_for(next, self.epoch);
+        }
+        drop(segments);
+        self.kick_committer(tail);
+        Ok(())
+    }
+
+    /// Whether the active segment, which has no room for these entries, can be sealed while the next one is filled.
+    fn can_leave(&self, tail: &Tail, entries: &[Entry<'_>]) -> bool {
+        let is_free = !tail.turns.exclusive && !tail.turns.flushing && tail.sealing.is_none();
+        let has_room_for_footer = tail.buffer.end() + FOOTER_RESERVE_BYTES <= tail.capacity_bytes;
+        // The owner is asked for his part of a footer while nothing is locked.
+        let is_simple = self.options.footer.is_none() && tail.appended.entries > 0;
+        is_free
+            && has_room_for_footer
+            && is_simple
+            && tail.next.is_some()
+            && tail.failure.is_none()
+            && tail.must_seal(entries)
+    }
+
+    /// Writes the last frames of a segment that was left, with its footer, and then says in the list that it is sealed.
+    fn finish_seal<'a>(&'a self, mut tail: TailGuard<'a>, sealing: Sealing) -> TailGuard<'a> {
+        let Sealing { segment, file, tally, durable, has_unsynced, image, batch } = sealing;
+        tail.turns.flushing = true;
+        self.group.announce_room(&tail.turns);
+        drop(tail);
+
+        let started = self.env.runtime.now();
+        let outcome = self.carry(&*file, segment.path(), Some(&image), self.is_durable(), has_unsynced);
+        self.metrics.write_latency.record(self.env.runtime.now().saturating_sub(started));
+
+        let mut tail = self.tail();
+        if let Err(cause) = outcome {
+            self.fail(&mut tail, cause, batch, durable.end.into()..image.end);
+            return self.answer(tail, batch);
+        }
+        let active = Arc::clone(&tail.active);
+        if let Some(sealing) = &mut tail.sealing {
+            sealing.durable = tally;
+        }
+        // Whatever becomes of the list: these are durable.
+        self.group.set_done(batch);
+        let has_sleepers = tail.turns.take_sleepers(parity(batch));
+        drop(tail);
+        if has_sleepers {
+            self.group.wake(parity(batch));
+        }
+        // A failure has stopped the set; whoever appends next is told.
+        let listed = match self.sync_name(&active) {
+            Ok(()) => self.list_sealed(self.list(), &segment, tally),
+            Err(error) => {
+                let mut tail = self.tail();
+                let (batch, end) = (tail.turns.filling, tail.written.end.into());
+                self.fail(&mut tail, error.clone(), batch, end..end);
+                Err(error)
+            }
+        };
+        if listed.is_ok() {
+            self.trim(&segment, &*file, image.end);
+            segment.let_descriptor_go();
+        }
+        self.answer(self.tail(), batch)
+    }
+
+    /// Says in the list that a segment is sealed and the next one is active, as it is in memory.
+    fn list_sealed(&self, mut list: MutexGuard<'_, ListFile>, segment: &Segment, tally: Tally) -> Result<()> {
+        {
+            let mut tail = self.tail();
+            segment.seal(tally);
+            tail.sealing = None;
+            let active = tail.active.number;
+            tail.recent.forget_before(active);
+        }
+        self.save(&mut list, false)?;
+        drop(list);
+        self.publish(&self.tail());
+        tracing::debug!(path = %segment.path().display(), entries = tally.entries, end = tally.end, "segment sealed");
+        Ok(())
+    }
+
+    /// Returns when no segment is half sealed.
+    fn finish_sealing(&self) {
+        let mut tail = self.tail();
+        while tail.sealing.is_some() && tail.failure.is_none() {
+            tail = match tail.turns.flushing {
+                true => self.group.wait_for_room(tail),
+                false => self.flush(tail, false),
+            };
+        }
+    }
+
+    /// Makes the next segment before it is needed, if there is none.
+    fn prepare_next(&self) -> Result<()> {
+        let _next = self.next();
+        let (number, used, unused, average) = {
+            let tail = self.tail();
+            if tail.next.is_some() || tail.failure.is_some() || tail.closed {
+                return Ok(());
+            }
+            let (used, unused, average) = tail.space_facts();
+            (tail.active.number + 1, used, unused, average)
+        };
+        self.space.prepare(used, unused, average)?;
+        let Some(spare) = self.space.take_ready() else { return Ok(()) };
+        let next = self.make_next(spare, number)?;
+        // The number has not changed: whoever goes on in another segment holds the lock we have.
+        self.tail().next = Some(next);
+        Ok(())
+    }
+
+    fn make_next(&self, spare: Spare, number: u32) -> Result<NextSegment> {
+        let spare_path = spare.path.clone();
+        let made = NextSegment::make(&self.place, &self.options, self.set_id, self.epoch, number, spare);
+        made.inspect_err(|_| self.space.remove(&spare_path))
+    }
+
+    /// Makes the name of a new segment durable.
+    fn sync_name(&self, segment: &Segment) -> Result<()> {
+        match self.is_durable() {
+            true => directory::sync_parent(&self.env, segment.path()),
+            false => Ok(()),
+        }
+    }
+
+    fn next(&self) -> MutexGuard<'_, ()> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the segment that was made ready.
+    fn discard_next(&self) {
+        let _next = self.next();
+        if let Some(next) = self.tail().next.take() {
+            self.space.remove(next.path());
         }
     }
 
@@ -609,31 +823,52 @@ impl Appender {
             let limit_bytes = self.options.body_limit_bytes.into();
             return Err(Error::TooLarge { size_bytes: footer_bytes, limit_bytes });
         }
-        let (used, _, average) = self.tail().space_facts();
-        let min_bytes = PAGE_BYTES as u64 + needed_bytes + FOOTER_RESERVE_BYTES;
-        let spare = self.space.take(used, min_bytes, average)?;
-        let new = self.create_segment(spare, old.number + 1)?;
+        // Held until the new segment is the active one: before, another one of its number could be made.
+        let held = self.next();
+        let next = self.next_of(&held, needed_bytes)?;
+        let new = Arc::clone(&next.segment);
         if let Err(error) = self.write_footer(&old, tally, &users_bytes) {
             self.space.remove(new.path());
             return Err(error);
         }
-        let mut list = self.list();
+        let list = self.list();
         old.seal(tally);
-        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(new.number, Arc::clone(&new));
-        self.tail().begin(&new, self.epoch)?;
-        self.save(&mut list, false)?;
-        drop(list);
-        self.publish(&self.tail());
-        tracing::debug!(path = %old.path().display(), entries = tally.entries, end = tally.end, "segment sealed");
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(new.number, new);
+        self.tail().begin(next, self.epoch);
+        drop(held);
+        self.list_sealed(list, &old, tally)?;
         self.trim(&old, &*file, old.identity()?.frame_end(tally.end.into(), footer_bytes as u32));
         old.let_descriptor_go();
         Ok(())
     }
 
-    fn create_segment(&self, spare: Spare, number: u32) -> Result<Arc<Segment>> {
-        let spare_path = spare.path.clone();
-        let made = create_segment(&self.place, &self.options, self.set_id, self.epoch, number, spare);
-        made.map(Arc::new).inspect_err(|_| self.space.remove(&spare_path))
+    /// The segment that follows: the one that is ready, or another of which `needed_bytes` are for entries. Its name is
+    /// durable.
+    fn next_of(&self, _held: &MutexGuard<'_, ()>, needed_bytes: u64) -> Result<NextSegment> {
+        let min_bytes = PAGE_BYTES as u64 + needed_bytes + FOOTER_RESERVE_BYTES;
+        let (ready, number, used, average) = {
+            let mut tail = self.tail();
+            let (used, _, average) = tail.space_facts();
+            (tail.next.take(), tail.active.number + 1, used, average)
+        };
+        let mut next = match ready {
+            Some(next) if next.capacity_bytes >= min_bytes => next,
+            too_small => {
+                if let Some(next) = too_small {
+                    self.space.remove(next.path());
+                }
+                self.make_next(self.space.take(used, min_bytes, average)?, number)?
+            }
+        };
+        let named = match next.segment_to_name() {
+            Some((segment, spare_path)) => {
+                give_name(&self.place, &spare_path, &segment).inspect_err(|_| self.space.remove(&spare_path))
+            }
+            None => Ok(()),
+        };
+        // Where its name is not durable, nothing names it yet.
+        named.and_then(|()| self.sync_name(&next.segment).inspect_err(|_| self.space.remove(next.path())))?;
+        Ok(next)
     }
 
     fn write_footer(&self, old: &Segment, tally: Tally, users_bytes: &[u8]) -> Result<()> {
@@ -646,16 +881,7 @@ impl Appender {
         let fixed = Footer { number: old.number, tally, released_bytes }.encode();
         let whole: Vec<u8> = fixed.iter().chain(users_bytes).copied().collect();
         let mut tail = self.tail();
-        let header = FrameHeader {
-            more: false,
-            witness: false,
-            footer: true,
-            kind: 0,
-            epoch: tail.frame_epoch,
-            body_bytes,
-        };
-        let identity = tail.identity;
-        tail.buffer.put(&identity, &header, piece_checksums(&whole), &[&whole]);
+        tail.put_footer(&whole);
         let tail = self.flush(tail, true);
         match &tail.failure {
             Some(failure) => Err(failure.cause.clone()),
@@ -682,10 +908,11 @@ impl Appender {
 
     /// See `SegmentSet::reclaim`.
     pub(crate) fn reclaim(&self, numbers: &[u32]) -> Result<()> {
+        self.finish_sealing();
         let mut list = self.list();
         {
             let tail = self.tail();
-            if let Some(number) = numbers.iter().find(|number| **number == tail.active.number) {
+            if let Some(number) = numbers.iter().find(|number| tail.is_open(**number)) {
                 let reason = format!("segment {number} is the active one; seal it first");
                 return Err(tail.active.no_entry(0, reason));
             }
@@ -754,6 +981,7 @@ impl Appender {
             saved
         });
         self.tail().closed = true;
+        self.discard_next();
         self.space.discard();
         live::withdraw(&*self.live);
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -788,7 +1016,7 @@ impl Appender {
             None => {
                 let tail = self.tail();
                 // It may have been sealed meanwhile.
-                segment.sealed().map_or(tail.appended.end, |tally| tally.end).into()
+                segment.sealed().copied().unwrap_or_else(|| tail.appended_in(segment)).end.into()
             }
         }
     }
@@ -801,9 +1029,7 @@ impl Appender {
             .values()
             .map(|segment| match segment.sealed() {
                 Some(tally) => (Arc::clone(segment), *tally),
-                None if segment.number == tail.active.number => (Arc::clone(segment), tail.appended),
-                // Between being made and being used.
-                None => (Arc::clone(segment), Tally::of_empty()),
+                None => (Arc::clone(segment), tail.appended_in(segment)),
             })
             .collect()
     }
@@ -815,6 +1041,7 @@ impl Appender {
             durable_end: tail.durable.end,
             used_bytes: tail.used_bytes(),
             unused_bytes: tail.unused_bytes(),
+            next_bytes: tail.next.as_ref().map_or(0, |next| next.capacity_bytes),
             memory_bytes: (tail.recent.memory_bytes() + tail.buffer.memory_bytes()) as u64,
             access: tail.file.access(),
             epoch: self.epoch,
@@ -831,6 +1058,7 @@ pub(crate) struct Facts {
     pub(crate) durable_end: u32,
     pub(crate) used_bytes: u64,
     pub(crate) unused_bytes: u64,
+    pub(crate) next_bytes: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) access: Access,
     pub(crate) epoch: u32,
@@ -869,8 +1097,12 @@ impl WritePath for Appender {
         while !tail.turns.flushing
             && !tail.turns.exclusive
             && tail.failure.is_none()
-            && tail.buffer.pending_bytes() > 0
+            && (tail.buffer.pending_bytes() > 0 || tail.sealing.is_some())
         {
+            if tail.sealing.is_some() {
+                tail = self.flush(tail, false);
+                continue;
+            }
             if tail.turns.filling_waiters > 0 {
                 tail = self.flush(self.gather(tail, GATHER_PAUSE), true);
                 continue;
@@ -888,20 +1120,17 @@ impl WritePath for Appender {
     }
 
     fn prepare_step(&self) -> Step {
-        let (is_stale, wants_spare) = {
+        let (is_stale, wants_next) = {
             let tail = self.tail();
-            (self.is_list_stale(&tail), tail.wants_spare_look() && self.wants_spare(&tail))
+            (self.is_list_stale(&tail), self.wants_next(&tail))
         };
         if is_stale {
             // A failure has stopped the set; whoever appends next is told.
             let _told = self.refresh_list();
         }
-        if wants_spare {
-            let (used, unused, average) = self.tail().space_facts();
-            if let Err(error) = self.space.prepare(used, unused, average) {
-                // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
-                tracing::warn!(dir = %self.dir.display(), %error, "could not make a spare segment ready");
-            }
+        if wants_next && let Err(error) = self.prepare_next() {
+            // Not fatal: the next segment is then made when it is needed, or fails there with its own message.
+            tracing::warn!(dir = %self.dir.display(), %error, "could not make the next segment ready");
         }
         Step::Idle
     }
@@ -921,7 +1150,7 @@ impl Filling for Tail {
     }
 
     fn has_undurable(&self) -> bool {
-        self.buffer.pending_bytes() > 0 || self.durable != self.written
+        self.buffer.pending_bytes() > 0 || self.durable != self.written || self.sealing.is_some()
     }
 
     fn stopped_by(&self) -> Option<&Error> {
@@ -934,7 +1163,9 @@ impl Filling for Tail {
 
     /// What nobody waits for is written when the committer comes by itself.
     fn is_worth_a_kick(&self) -> bool {
-        let is_urgent = self.turns.filling_waiters > 0 || self.buffer.pending_bytes() >= BUFFERED_BYTES_MAX;
+        let is_urgent = self.turns.filling_waiters > 0
+            || self.buffer.pending_bytes() >= BUFFERED_BYTES_MAX
+            || self.sealing.is_some();
         is_urgent || !self.committer_pauses
     }
 }
@@ -947,7 +1178,7 @@ impl FrameSource for Appender {
 
     fn shown_end(&self, segment: &Segment) -> Result<u64> {
         let tail = self.tail();
-        Ok(segment.sealed().map_or(tail.durable.end, |tally| tally.end).into())
+        Ok(segment.sealed().copied().unwrap_or_else(|| tail.durable_in(segment)).end.into())
     }
 
     fn readable_end(&self, segment: &Segment, _wanted: u64) -> Result<u64> {
@@ -957,8 +1188,10 @@ impl FrameSource for Appender {
     fn window(&self, segment: &Segment, range: Range<u64>) -> Result<Window> {
         if segment.sealed().is_none() {
             let tail = self.tail();
-            if tail.active.number == segment.number && tail.failure.is_none() {
-                if let Some(bytes) = tail.buffer.bytes_from(range.clone()) {
+            if tail.failure.is_none() {
+                if tail.active.number == segment.number
+                    && let Some(bytes) = tail.buffer.bytes_from(range.clone())
+                {
                     return Ok(Window::copied(bytes.into()));
                 }
                 if let Some(image) = tail.recent.find(segment.number, range.start) {
@@ -996,6 +1229,8 @@ impl Tail {
             identity: open.identity,
             frame_epoch,
             capacity_bytes,
+            next: None,
+            sealing: None,
             sealed_bytes: 0,
             buffer,
             appended: tally,
@@ -1012,20 +1247,76 @@ impl Tail {
         })
     }
 
-    /// Goes on in a new segment; nothing unwritten may be pending.
-    fn begin(&mut self, segment: &Arc<Segment>, epoch: u32) -> Result<()> {
-        let open = segment.open()?;
+    /// Goes on in a new segment; nothing may be in the buffer.
+    fn begin(&mut self, next: NextSegment, epoch: u32) {
+        let NextSegment { segment, open, capacity_bytes, .. } = next;
         self.sealed_bytes += u64::from(self.appended.end);
-        self.active = Arc::clone(segment);
+        self.active = segment;
         self.file = Arc::clone(&open.file);
         self.identity = open.identity;
         self.frame_epoch = u16::try_from(epoch.saturating_sub(open.header.epoch)).unwrap_or(u16::MAX);
-        self.capacity_bytes = open.file.len().map_err(|error| Error::io("measure", segment.path(), error))?;
+        self.capacity_bytes = capacity_bytes;
         self.buffer.go_to(PAGE_BYTES as u64);
-        self.recent.clear();
         let tally = Tally::of_empty();
         (self.appended, self.written, self.durable) = (tally, tally, tally);
-        Ok(())
+    }
+
+    /// Ends the active segment with a footer, takes what is to be written of it, and goes on in the next one.
+    fn leave_for(&mut self, next: NextSegment, epoch: u32) {
+        let (segment, file, tally) = (Arc::clone(&self.active), Arc::clone(&self.file), self.appended);
+        let released_bytes = segment.entry(tally).released_bytes;
+        self.put_footer(&Footer { number: segment.number, tally, released_bytes }.encode());
+        let (durable, has_unsynced) = (self.durable, self.durable != self.written);
+        let image = self.take_buffer();
+        let batch = self.turns.filling - 1;
+        self.sealing = Some(Sealing { segment, file, tally, durable, has_unsynced, image, batch });
+        self.begin(next, epoch);
+    }
+
+    fn put_footer(&mut self, body: &[u8]) {
+        let header = FrameHeader {
+            more: false,
+            witness: false,
+            footer: true,
+            kind: 0,
+            epoch: self.frame_epoch,
+            body_bytes: body.len() as u32,
+        };
+        let identity = self.identity;
+        self.buffer.put(&identity, &header, piece_checksums(body), &[body]);
+    }
+
+    /// The segment that the list has as the active one, and what is durable of it.
+    fn listed_as_active(&self) -> (&Segment, Tally) {
+        match &self.sealing {
+            Some(sealing) => (&sealing.segment, sealing.durable),
+            None => (&self.active, self.durable),
+        }
+    }
+
+    /// Whether the segment with this number is active, or not sealed yet.
+    fn is_open(&self, number: u32) -> bool {
+        self.active.number == number
+            || self.sealing.as_ref().is_some_and(|sealing| sealing.segment.number == number)
+    }
+
+    /// What was appended to a segment that is not sealed.
+    fn appended_in(&self, segment: &Segment) -> Tally {
+        match &self.sealing {
+            Some(sealing) if sealing.segment.number == segment.number => sealing.tally,
+            _ if self.active.number == segment.number => self.appended,
+            // Between being made and being used.
+            _ => Tally::of_empty(),
+        }
+    }
+
+    /// What is durable of a segment that is not sealed.
+    fn durable_in(&self, segment: &Segment) -> Tally {
+        match self.listed_as_active() {
+            (listed, durable) if listed.number == segment.number => durable,
+            _ if self.active.number == segment.number => self.durable,
+            _ => Tally::of_empty(),
+        }
     }
 
     /// Where the last of these entries would end.
@@ -1066,7 +1357,7 @@ impl Tail {
         let image = Arc::new(self.buffer.take(&identity, segment, is_witness, spare));
         self.recent.push(Arc::clone(&image));
         // One buffer is written at a time, so what lies before the oldest in memory was written.
-        if let Some(start) = self.recent.start() {
+        if let Some(start) = self.recent.start_of(self.active.number) {
             self.active.settle_before(start);
         }
         image
@@ -1085,8 +1376,8 @@ impl Tail {
         (self.used_bytes(), self.unused_bytes(), self.average_write_bytes)
     }
 
-    /// Whether the active segment is used up far enough that a spare will soon be needed.
-    fn wants_spare_look(&self) -> bool {
+    /// Whether the active segment is used up far enough that the next one will soon be needed.
+    fn wants_next_look(&self) -> bool {
         self.unused_bytes() < self.capacity_bytes / 2 && self.sealed_bytes > 0 && self.failure.is_none()
     }
 }
@@ -1094,6 +1385,59 @@ impl Tail {
 /// Where entries end that begin at a position.
 fn end_of(position: u64, entries: &[Entry<'_>], layout: FrameLayout) -> u64 {
     entries.iter().fold(position, |end, entry| layout.frame_end(end, entry.body.len() as u32))
+}
+
+impl NextSegment {
+    /// Makes a spare the segment with this number, but for its name: writes its header.
+    fn make(
+        place: &SegmentPlace,
+        options: &SetOptions,
+        set_id: StreamId,
+        epoch: u32,
+        number: u32,
+        spare: Spare,
+    ) -> Result<NextSegment> {
+        let header = FileHeader {
+            kind: FileKind::SetSegment,
+            checksum: Checksum::Crc32c,
+            compression: Compression::None,
+            block_bytes: PAGE_BYTES as u32,
+            stream_id: set_id,
+            segment_id: place.env.runtime.random(),
+            base_index: number.into(),
+            epoch,
+            in_flight_bytes: options.in_flight_bytes as u32,
+            record_limit_bytes: options.body_limit_bytes,
+            is_sparse: false,
+            frame_layout: options.frame_layout,
+        };
+        let mut page = AlignedBuf::zeroed(PAGE_BYTES);
+        header.encode(&mut page);
+        let how = if place.is_cache { WriteSync::Later } else { WriteSync::Durable };
+        spare
+            .file
+            .write_all_at(&page, 0, how)
+            .map_err(|error| Error::write("write the header of", &spare.path, PAGE_BYTES as u64, error))?;
+        let segment = Arc::new(Segment::created(place, spare.file, header));
+        let open = segment.open()?;
+        Ok(NextSegment { segment, open, capacity_bytes: spare.len, spare_path: Some(spare.path) })
+    }
+
+    /// The segment, and what its file is called now, if it has not its name: to be given once.
+    fn segment_to_name(&mut self) -> Option<(Arc<Segment>, PathBuf)> {
+        Some((Arc::clone(&self.segment), self.spare_path.take()?))
+    }
+
+    /// What its file is called.
+    fn path(&self) -> &Path {
+        self.spare_path.as_deref().unwrap_or(self.segment.path())
+    }
+}
+
+/// Gives the file of a new segment its name; that it has it is not durable yet.
+fn give_name(place: &SegmentPlace, spare_path: &Path, segment: &Segment) -> Result<()> {
+    let renamed = place.env.disk.rename(spare_path, segment.path());
+    renamed.map_err(|error| Error::write("rename a spare to", segment.path(), 4096, error))
 }
 
 /// Makes a spare the segment with this number: writes its header, then gives it its name.
@@ -1104,38 +1448,15 @@ pub(crate) fn create_segment(
     epoch: u32,
     number: u32,
     spare: Spare,
-) -> Result<Segment> {
-    let env = &place.env;
-    let header = FileHeader {
-        kind: FileKind::SetSegment,
-        checksum: Checksum::Crc32c,
-        compression: Compression::None,
-        block_bytes: PAGE_BYTES as u32,
-        stream_id: set_id,
-        segment_id: env.runtime.random(),
-        base_index: number.into(),
-        epoch,
-        in_flight_bytes: options.in_flight_bytes as u32,
-        record_limit_bytes: options.body_limit_bytes,
-        is_sparse: false,
-        frame_layout: options.frame_layout,
-    };
-    let mut page = AlignedBuf::zeroed(PAGE_BYTES);
-    header.encode(&mut page);
-    let how = if place.is_cache { WriteSync::Later } else { WriteSync::Durable };
-    spare
-        .file
-        .write_all_at(&page, 0, how)
-        .map_err(|error| Error::write("write the header of", &spare.path, PAGE_BYTES as u64, error))?;
-    let path = place.dir.join(segment_name(number));
-    env.disk
-        .rename(&spare.path, &path)
-        .map_err(|error| Error::write("rename a spare to", &path, 4096, error))?;
+) -> Result<Arc<Segment>> {
+    let spare_path = spare.path.clone();
+    let segment = NextSegment::make(place, options, set_id, epoch, number, spare)?.segment;
+    give_name(place, &spare_path, &segment)?;
     if !place.is_cache {
-        directory::sync_parent(env, &path).inspect_err(|_| {
+        directory::sync_parent(&place.env, segment.path()).inspect_err(|_| {
             // It has its name, and nothing names it.
-            let _left_to_the_next_open = env.disk.remove(&path);
+            let _left_to_the_next_open = place.env.disk.remove(segment.path());
         })?;
     }
-    Ok(Segment::created(place, spare.file, header))
+    Ok(segment)
 }

@@ -205,9 +205,16 @@ impl RecentImages {
         self.spare.take()
     }
 
-    /// Position of the first byte that is in memory.
-    pub(crate) fn start(&self) -> Option<u64> {
-        self.images.front().map(|image| image.start)
+    /// Position of the first byte of a segment that is in memory.
+    pub(crate) fn start_of(&self, segment: u32) -> Option<u64> {
+        self.images.iter().find(|image| image.segment == segment).map(|image| image.start)
+    }
+
+    /// Forgets what belongs to older segments.
+    pub(crate) fn forget_before(&mut self, segment: u32) {
+        while self.images.front().is_some_and(|image| image.segment < segment) {
+            self.remove(0);
+        }
     }
 
     /// Forgets all images; the memory of one is kept for reuse.

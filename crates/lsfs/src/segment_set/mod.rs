@@ -517,7 +517,7 @@ impl SegmentSet {
             entries: segments.iter().map(|segment| u64::from(segment.entries)).sum(),
             used_bytes: facts.used_bytes,
             live_bytes: segments.iter().map(|segment| segment.live_bytes).sum(),
-            ready_bytes: facts.unused_bytes + appender.space.ready_bytes(),
+            ready_bytes: facts.unused_bytes + facts.next_bytes + appender.space.ready_bytes(),
             memory_bytes: facts.memory_bytes,
             appended_entries: facts.appended_entries,
             appended_bytes: facts.appended_bytes,
@@ -683,8 +683,8 @@ fn create(
     recovery::refuse_orphans(env, dir, None)?;
     remove_unnamed(env, dir, space, &[])?;
     let set_id = directory::new_stream_id(env);
-    let segment = appender::create_segment(place, options, set_id, 1, FIRST_NUMBER, space.first()?)?;
-    let (active, tally) = (Arc::new(segment), Tally::of_empty());
+    let active = appender::create_segment(place, options, set_id, 1, FIRST_NUMBER, space.first()?)?;
+    let tally = Tally::of_empty();
     let list = SegmentList {
         set_id,
         epoch: 1,
@@ -748,7 +748,7 @@ fn recover(
             let number = list.active().number + 1;
             let spare = space.first()?;
             let made = appender::create_segment(place, options, list.set_id, list.epoch, number, spare)?;
-            (Arc::new(made), Tally::of_empty())
+            (made, Tally::of_empty())
         }
     };
     // The decision where the set ends is durable before anything changes; a new epoch shuts out what lies behind.

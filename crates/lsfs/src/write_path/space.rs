@@ -141,6 +141,16 @@ impl Space {
         }
     }
 
+    /// A file that is ready, of whatever length.
+    pub(crate) fn take_ready(&self) -> Option<Spare> {
+        self.lock().pop()
+    }
+
+    /// Whether a file is ready.
+    pub(crate) fn has_spare(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     /// Makes a spare ready if there is none and the bound allows one; for the background.
     pub(crate) fn prepare(&self, live_bytes: u64, unused_bytes: u64, average_write_bytes: u64) -> Result<()> {
         if !self.wants_spare(live_bytes, unused_bytes) {

@@ -29,7 +29,7 @@ use Driver::{
 };
 
 /// Who must catch whom.
-const CAUGHT_BY: [(Mutant, &[Driver]); 25] = [
+const CAUGHT_BY: [(Mutant, &[Driver]); 26] = [
     (Mutant::AcknowledgeBeforeSync, &[CrashStream, CrashFinalData, CrashDataStream, CrashSegmentSet]),
     (Mutant::SwallowedError, &[Faults]),
     (Mutant::RetryAfterFailedSync, &[Faults]),
@@ -55,6 +55,7 @@ const CAUGHT_BY: [(Mutant, &[Driver]); 25] = [
     (Mutant::WitnessTooEarly, &[CrashSegmentSet]),
     (Mutant::OwnFramesSyncedOnly, &[CrashSegmentSet]),
     (Mutant::ReclaimBeforeList, &[CrashSegmentSet]),
+    (Mutant::NextBeforeList, &[CrashSegmentSet]),
 ];
 
 /// How many disks a crash driver may look at before it has to have found something.
