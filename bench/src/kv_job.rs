@@ -32,6 +32,8 @@ pub struct KvContent {
     pub keys: u64,
     /// Bytes of each value.
     pub value_bytes: usize,
+    /// Whether the store is told that it will be scanned, where it can be.
+    pub is_scanned: bool,
 }
 
 impl KvContent {
@@ -135,7 +137,8 @@ pub fn carry_out(id: ContenderId, dir: &Path, job: &KvJob) -> Result<Sample> {
 
 /// Opens the store without a sync for each write.
 fn open(id: ContenderId, dir: &Path, content: &KvContent) -> Result<Box<dyn KeyValue>> {
-    kv::open(id, dir, &KvPlan { durable: false, value_bytes: content.value_bytes })
+    let KvContent { value_bytes, is_scanned, .. } = *content;
+    kv::open(id, dir, &KvPlan { durable: false, value_bytes, is_scanned })
 }
 
 /// Sets keys by their numbers until all are done or the time is up; answers how many.

@@ -15,7 +15,7 @@ use lsfs::io::Step;
 use lsfs::{Entry, FinalData, SetSegmentInfo};
 
 use crate::error::{Error, Result};
-use crate::index::PAGE_BYTES;
+use crate::index::{FREE_PLACES_MAX, IndexStats, PAGE_BYTES};
 use crate::lookup::{Hit, missing, record_of};
 use crate::recent::Replaces;
 use crate::record::{Command, Record, encode_moved};
@@ -33,14 +33,16 @@ const LISTED_TAIL_PER_PAGE_BYTE: u64 = 30;
 /// An open reads at most so many units, whatever a checkpoint costs; ...
 const TAIL_UNITS_MAX: u64 = 128;
 /// ... or finds so many commands in lists.
-const LISTED_COMMANDS_MAX: u64 = 3 << 19;
+const LISTED_COMMANDS_MAX: u64 = 3 << 20;
 /// So many units of the log make a list.
 const LIST_UNITS: u64 = 4;
 /// A close without a background makes a checkpoint from here on.
 const CLOSE_TAIL_UNITS: u64 = 1;
-/// A writer compacts by itself when more is stale than live, and so many units: the background does not keep up, ...
-const OVERDUE_UNITS: u64 = 64;
-/// ... or at its close, if there is none, when it is so many units.
+/// A writer compacts by itself when so many units more are stale than should be: the background does not keep up, ...
+const OVERDUE_UNITS: u64 = 16;
+/// ... or this part of what is live, if that is more.
+const OVERDUE_PART: u64 = 16;
+/// Without a background, a close compacts when more is stale than live, and so many units.
 const CLOSE_OVERDUE_UNITS: u64 = 4;
 /// Space is put by for a store with so many keys that this for each makes a unit, ...
 const RESERVE_PER_KEY_BYTES: u64 = 64;
@@ -51,11 +53,22 @@ const SEGMENT_STALE_PERCENT_MIN: u64 = 5;
 /// Bytes of frames that are moved under the writer's lock at a time.
 const MOVE_BYTES: usize = 64 << 10;
 
+/// Room for a checkpoint's pages is made in the last so many thousandths of the way to it.
+const ROOM_PERMILLE: u64 = 250;
+/// What a command takes in a list.
+const BYTES_PER_LISTED: u64 = 5;
+/// What lies beside the log takes at most this part of what may be stale, times the percentage of that: 24 % of it where
+/// 60 % may be. The less may be stale, the more moves each byte less costs.
+const BESIDE_PERCENT_PART: u64 = 250;
+
+/// While the store is written, the index gives space back in stretches of at least so many pages.
+const RELEASED_PAGES_MIN: usize = 8;
+
 /// Segments whose frames are longer on average are not read into the page cache: it would hold few keys for its size.
 const LOADED_BODY_BYTES_MAX: u64 = 16 << 10;
 
 /// A store that comes to rest keeps so small a part of the stale bytes that it may have while it is written, ...
-const REST_PARTS: u64 = 5;
+const REST_PARTS: u64 = 10;
 /// ... as far as moving so many units achieves that, and this part of what was written since the open: a close takes long
 /// only after long work.
 const REST_MOVED_UNITS: u64 = 8;
@@ -189,27 +202,39 @@ impl Inner {
 
     /// If the background cannot keep up, the one who writes does its work: the stale bytes stay in proportion.
     pub(crate) fn catch_up(&self) {
-        if !self.is_overdue(OVERDUE_UNITS) {
+        if !self.is_overdue() {
             return;
         }
         let _inside = Inside::enter();
         let mut maintenance = self.maintenance();
-        if let Err(error) = self.try_catch_up(&mut maintenance, OVERDUE_UNITS) {
+        if let Err(error) = self.try_catch_up(&mut maintenance, Inner::is_overdue) {
             tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
         }
     }
 
-    fn is_overdue(&self, units: u64) -> bool {
-        let (mut total, mut live) = (0, 0);
-        for info in self.log.segments() {
-            total += info.total_bytes;
-            live += info.live_bytes;
-        }
-        total - live > live + units * self.options.unit_bytes()
+    /// Whether much more is stale than should be.
+    fn is_overdue(&self) -> bool {
+        let (live, stale) = self.live_and_stale();
+        let writer = self.writer();
+        // Where all is removed, what is moved now is stale soon.
+        let removes: u64 = writer.removes.values().map(|removes| removes.bytes).sum();
+        let slack = (live / OVERDUE_PART).max(OVERDUE_UNITS * self.options.unit_bytes()) + 2 * removes;
+        stale > slack && stale - slack > self.admitted(live, Aim::Usual, self.bytes_beside_log(&writer))
     }
 
-    fn try_catch_up(&self, maintenance: &mut Maintenance, units: u64) -> Result<()> {
-        while self.is_overdue(units) {
+    fn is_overdue_for_a_close(&self) -> bool {
+        let (live, stale) = self.live_and_stale();
+        stale > live + CLOSE_OVERDUE_UNITS * self.options.unit_bytes()
+    }
+
+    fn live_and_stale(&self) -> (u64, u64) {
+        let segments = self.log.segments();
+        let live: u64 = segments.iter().map(|info| info.live_bytes).sum();
+        (live, segments.iter().map(|info| info.total_bytes).sum::<u64>() - live)
+    }
+
+    fn try_catch_up(&self, maintenance: &mut Maintenance, is_overdue: impl Fn(&Inner) -> bool) -> Result<()> {
+        while is_overdue(self) {
             let victim = self.victim(maintenance, Aim::Usual);
             if let Some(victim) = victim {
                 self.compact(maintenance, victim)?;
@@ -225,14 +250,21 @@ impl Inner {
     // ---- checkpoints ----
 
     pub(crate) fn checkpoint_is_due(&self) -> bool {
-        let unit = self.options.unit_bytes();
         let writer = self.writer();
-        let dirty_bytes = (self.table.read().index.stats().dirty_pages * PAGE_BYTES) as u64;
-        let (is_longest, per_page_byte) = match writer.unlisted.is_on() {
-            true => (writer.tail_commands >= LISTED_COMMANDS_MAX, LISTED_TAIL_PER_PAGE_BYTE),
-            false => (writer.tail_bytes >= TAIL_UNITS_MAX * unit, TAIL_PER_PAGE_BYTE),
+        let dirty_pages = self.table.read().index.stats().dirty_pages;
+        self.permille_to_checkpoint(&writer, dirty_pages) >= 1000
+    }
+
+    /// How much of the way to the next checkpoint is done, in thousandths.
+    fn permille_to_checkpoint(&self, writer: &Writer, dirty_pages: usize) -> u64 {
+        let unit = self.options.unit_bytes();
+        let dirty_bytes = (dirty_pages * PAGE_BYTES) as u64;
+        let (done, longest, per_page_byte) = match writer.unlisted.is_on() {
+            true => (writer.tail_commands, LISTED_COMMANDS_MAX, LISTED_TAIL_PER_PAGE_BYTE),
+            false => (writer.tail_bytes, TAIL_UNITS_MAX * unit, TAIL_PER_PAGE_BYTE),
         };
-        is_longest || writer.tail_bytes >= (TAIL_UNITS_MIN * unit).max(per_page_byte * dirty_bytes)
+        let worth_it_bytes = (TAIL_UNITS_MIN * unit).max(per_page_byte * dirty_bytes);
+        (done * 1000 / longest).max(writer.tail_bytes * 1000 / worth_it_bytes.max(1))
     }
 
     /// Lists the commands that were appended since the last list, if they are many: an open need not read them then.
@@ -314,6 +346,7 @@ impl Inner {
         }
         tracing::debug!(pages = frozen.dirty_pages(), keys = root.keys, log_end = ?root.log_end, "checkpoint");
         self.table.write().index.checkpoint_done(frozen);
+        self.release_index_space(RELEASED_PAGES_MIN);
         if self.options.background {
             let (place, index_id) = (root.log_end, root.index.file_id);
             maintenance.tail = Some(match maintenance.tail.take() {
@@ -327,6 +360,19 @@ impl Inner {
             reserve::keep(&self.options.env, &self.dir, log_bytes);
         }
         Ok(())
+    }
+
+    /// Gives back the space of pages of the index that no checkpoint needs any more, in stretches of so many.
+    fn release_index_space(&self, least: usize) {
+        let space = self.table.write().index.withhold_free(least);
+        if space.is_empty() {
+            return;
+        }
+        let released = space.release();
+        self.table.write().index.given_back(&space, released.is_ok());
+        if let Err(error) = released {
+            tracing::warn!(dir = %self.dir.display(), %error, "the index keeps space that it does not need");
+        }
     }
 
     /// Nothing in these segments is needed: once the log says so durably, the owner may reclaim them.
@@ -377,9 +423,8 @@ impl Inner {
             let hidden = if Some(info.number) == oldest { removes(info.number) } else { 0 };
             info.total_bytes - info.live_bytes + hidden
         };
-        let percent = u64::from(self.options.stale_percent);
-        let usual = |live: u64| live * percent / 100 + self.options.unit_bytes();
-        let admitted = |live: u64| if aim == Aim::Rest { usual(live) / REST_PARTS } else { usual(live) };
+        let beside = self.bytes_beside_log(&writer);
+        let admitted = |live: u64| self.admitted(live, aim, beside);
         let live_total: u64 = segments.iter().map(|info| info.live_bytes).sum();
         let stale_total: u64 = segments.iter().map(&stale).sum();
         let removes_total: u64 = segments.iter().map(|info| removes(info.number)).sum();
@@ -401,6 +446,29 @@ impl Inner {
             .filter(|info| share(info) >= SEGMENT_STALE_PERCENT_MIN * 10 || info.live_bytes == 0)
             .max_by_key(|info| share(info))
             .map(|info| info.number)
+    }
+
+    /// How much may be stale where so much is live, and so much is taken beside the log.
+    fn admitted(&self, live: u64, aim: Aim, beside: u64) -> u64 {
+        let percent = u64::from(self.options.stale_percent);
+        let usual = live * percent / 100 + self.options.unit_bytes();
+        match aim {
+            Aim::Rest => usual / REST_PARTS,
+            Aim::Usual | Aim::All => usual - beside.min(usual * percent / BESIDE_PERCENT_PART),
+        }
+    }
+
+    /// Bytes that the store takes beside its log, and not at rest: the log gets along with so much less meanwhile.
+    fn bytes_beside_log(&self, writer: &Writer) -> u64 {
+        let IndexStats { pages, dirty_pages, file_pages, free_pages, .. } = self.table.read().index.stats();
+        let permille = self.permille_to_checkpoint(writer, dirty_pages).min(1000);
+        // The next checkpoint needs its pages beside those of the last one. The room is made shortly before.
+        let missing = dirty_pages.saturating_sub(free_pages) as u64;
+        let soon = missing * permille.saturating_sub(1000 - ROOM_PERMILLE) / ROOM_PERMILLE;
+        let idle = file_pages.saturating_sub(pages + FREE_PLACES_MAX) as u64;
+        let index_bytes = (idle + soon) * PAGE_BYTES as u64;
+        let list_bytes = if writer.unlisted.is_on() { writer.tail_commands * BYTES_PER_LISTED } else { 0 };
+        index_bytes + list_bytes
     }
 
     /// Moves what is live out of a segment.
@@ -695,8 +763,8 @@ impl Inner {
     fn last_checkpoint(&self, maintenance: &mut Maintenance) -> Result<()> {
         self.log.sync()?;
         // Without a background this is the only moment; what was written is durable, whatever comes of it.
-        if self.is_overdue(CLOSE_OVERDUE_UNITS)
-            && let Err(error) = self.try_catch_up(maintenance, CLOSE_OVERDUE_UNITS)
+        if self.is_overdue_for_a_close()
+            && let Err(error) = self.try_catch_up(maintenance, Inner::is_overdue_for_a_close)
         {
             tracing::warn!(dir = %self.dir.display(), %error, "maintenance failed");
         }
@@ -713,6 +781,9 @@ impl Inner {
         };
         if is_worth_it {
             self.write_checkpoint(maintenance)?;
+        }
+        if is_worth_it {
+            self.release_index_space(1);
         }
         if self.writer().tail_bytes == 0
             && let Err(error) = tail::remove(&self.options.env, &self.dir)
@@ -737,6 +808,8 @@ impl Inner {
             let Some(left) = left_bytes.checked_sub(live_bytes) else { break };
             left_bytes = left;
             self.compact(maintenance, victim)?;
+            // A close is a call of the owner.
+            self.reclaim_compacted()?;
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ pub(crate) const LOG_NAME: &str = "log";
 pub(crate) const CHECKPOINT_NAME: &str = "checkpoint";
 /// Segments are so small a part of the log, where the log is short: what the active one has that is stale cannot be given
 /// back.
-const READY_PART: u64 = 16;
+const READY_PART: u64 = 64;
 /// Blocks of a checkpoint's file before the other one takes over.
 const CHECKPOINT_BLOCKS: u32 = 8;
 

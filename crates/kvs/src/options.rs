@@ -33,8 +33,9 @@ pub struct Options {
     /// [`KvStore::checkpoint`](crate::KvStore::checkpoint), [`KvStore::compact`](crate::KvStore::compact) and, when much
     /// was written or is stale, by the close.
     pub background: bool,
-    /// Whether the background makes sorted runs of the keys from the start. Without it, it does so once a scan or a
-    /// snapshot was asked for: a store that is never scanned then pays nothing for the order of its keys.
+    /// Whether the background and the close make sorted runs of the keys from the start. Without it, they do so once a
+    /// scan or a snapshot was asked for, the close also if the store has a run: a store that is never scanned then pays
+    /// nothing for the order of its keys.
     pub ordered: bool,
     /// Forget the index and make it anew from the log, leaving out frames that do not verify; they are named in
     /// [`OpenReport`](crate::OpenReport).

@@ -414,6 +414,11 @@ impl TailFile {
 
     /// The same file for lists behind another checkpoint, which is durable: those that are there may be overwritten.
     pub(crate) fn begin_anew(self, checkpoint: Place, index_id: u64) -> TailFile {
+        if let Some(file) = &self.file
+            && let Err(error) = file.release(0..self.position)
+        {
+            tracing::warn!(path = %file.path().display(), %error, "lists that are not needed any more keep their space");
+        }
         TailFile { file: self.file, ..TailFile::behind(checkpoint, index_id, &Lists::default()) }
     }
 

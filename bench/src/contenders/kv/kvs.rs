@@ -8,10 +8,10 @@ use kvs::{Batch, Durability, KvStore, Options};
 use super::{Counters, KeyReader, KeyValue, KvPlan, ScanTally};
 use crate::kv_data::Key;
 
-/// Opens it with its default options, but for the budget of the index.
+/// Opens it with its default options, but for the budget of the index, and that it keeps keys in order if it is scanned.
 pub fn open(dir: &Path, plan: &KvPlan, index_bytes: usize) -> Result<Box<dyn KeyValue>> {
     let durability = if plan.durable { Durability::Sync } else { Durability::Buffer };
-    let options = Options { durability, index_bytes, ..Options::default() };
+    let options = Options { durability, index_bytes, ordered: plan.is_scanned, ..Options::default() };
     Ok(Box::new(Kvs { store: KvStore::open_with(dir, options)? }))
 }
 

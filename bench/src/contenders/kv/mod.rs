@@ -32,6 +32,8 @@ pub struct KvPlan {
     pub durable: bool,
     /// Bytes of a value: from 1 KiB on, log-structured peers keep values apart from keys.
     pub value_bytes: usize,
+    /// Whether it will be scanned.
+    pub is_scanned: bool,
 }
 
 impl KvPlan {
@@ -139,7 +141,8 @@ const KEYS_TAKEN: u64 = 1 << 32;
 impl KvContender {
     /// Opens the store for durable sets.
     pub fn open(id: ContenderId, dir: &Path) -> Result<Box<dyn Contender>> {
-        let store = open(id, dir, &KvPlan { durable: true, value_bytes: kv_data::VALUE_BYTES })?;
+        let plan = KvPlan { durable: true, value_bytes: kv_data::VALUE_BYTES, is_scanned: false };
+        let store = open(id, dir, &plan)?;
         Ok(Box::new(KvContender { store, keys_begun: AtomicU64::new(1) }))
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct LoadArgs {
 pub(crate) fn run(place: &Place, args: &LoadArgs) -> CommandResult {
     let mut lines = JsonLines::new(io::stdin().lock());
     let first = next_line(&mut lines)?;
-    let store = place.create(args.compression)?;
+    let store = place.create_in_order(args.compression)?;
     let (mut batch, mut bytes, mut count) = (Batch::new(), 0, 0u64);
     let mut next = first;
     while let Some((key, value)) = next {

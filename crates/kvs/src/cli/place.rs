@@ -30,6 +30,11 @@ impl Place {
         self.open_with(|| Options { compression, ..options() })
     }
 
+    /// As [`Place::create`], for a command that leaves the keys in order: a `list` behind it need not sort them.
+    pub(crate) fn create_in_order(&self, compression: Compression) -> kvs::Result<KvStore> {
+        self.open_with(|| Options { compression, ordered: true, ..options() })
+    }
+
     /// Opens the store that is there; `None` if there is nothing.
     pub(crate) fn open(&self) -> kvs::Result<Option<KvStore>> {
         match self.open_with(|| Options { create: false, ..options() }) {

@@ -1,6 +1,7 @@
 //! The index file: pages at places, and which places are free.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -132,6 +133,18 @@ impl PageFile {
         self.file.sync().map_err(|error| Error::io("sync", self.file.path(), 0, error))
     }
 
+    /// Gives the space of places back to the file system; they read as zeros, which is no page.
+    pub(super) fn release(&self, places: &[Range<u32>]) -> Result<()> {
+        for range in places {
+            let bytes = position_of(range.start)..position_of(range.end);
+            let count = bytes.end - bytes.start;
+            self.file
+                .release(bytes)
+                .map_err(|error| Error::io("give back space of", self.file.path(), count, error))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn len_bytes(&self) -> Result<u64> {
         self.file.len().map_err(|error| Error::io("measure", self.file.path(), 0, error))
     }
@@ -210,31 +223,47 @@ fn check_header(image: &[u8], id: u64) -> Result<(), String> {
     if found != id { Err(format!("file id {found:016x}, expected {id:016x}")) } else { Ok(()) }
 }
 
+/// So many free places keep their space, ...
+pub(crate) const FREE_PLACES_MAX: usize = 64;
+/// ... and this part of the places that are in use: they will be used again.
+const FREE_PART: usize = 16;
+/// A file is not more times as long as what a checkpoint uses of it.
+const FILE_TIMES_MAX: usize = 4;
+
 /// Who uses a place.
 const CURRENT: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const PENDING: u8 = 4;
+/// Nobody's, but not to be given out: its space is being given back.
+const WITHHELD: u8 = 8;
+/// Free, and its space was given back.
+const RELEASED: u8 = 16;
 
 /// Which places of the file are in use, and by what.
 ///
-/// **Invariant.** A place that the last durable checkpoint or the one being written uses is never given out.
+/// **Invariant.** A place that the last durable checkpoint or the one being written uses is never given out, and its space
+/// is never given back. While the space of a place is given back, nobody gets the place.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     /// Users of each place; place 0 is the file header.
     users: Vec<u8>,
     free: Vec<u32>,
+    /// How many were given back.
+    released: usize,
 }
 
 impl Places {
     pub(crate) fn new() -> Places {
-        Places { users: vec![CURRENT], free: Vec::new() }
+        Places { users: vec![CURRENT], ..Places::default() }
     }
 
     /// Makes the table from the places of a checkpoint: those of pages, which are also the present ones, and those
-    /// of the directory. `false` if a place occurs twice.
-    pub(crate) fn of_checkpoint(pages: &[u32], directory: &[u32]) -> Option<Places> {
+    /// of the directory, in a file of so many places. `None` if a place occurs twice.
+    pub(crate) fn of_checkpoint(pages: &[u32], directory: &[u32], file_places: u64) -> Option<Places> {
         let end = pages.iter().chain(directory).max().map_or(1, |&last| last as usize + 1);
-        let mut users = vec![0; end];
+        // Behind them the file may have free places that take space. One much longer was not made so by us.
+        let file_places = usize::try_from(file_places).unwrap_or(usize::MAX);
+        let mut users = vec![0; file_places.clamp(end, FILE_TIMES_MAX * end + FREE_PLACES_MAX)];
         users[0] = CURRENT;
         let marked = pages.iter().map(|&page| (page, CURRENT | CHECKPOINT));
         for (place, user) in marked.chain(directory.iter().map(|&place| (place, CHECKPOINT))) {
@@ -244,15 +273,18 @@ impl Places {
             }
             *slot = user;
         }
-        let mut places = Places { users, free: Vec::new() };
+        let mut places = Places { users, ..Places::default() };
         places.collect_free();
         Some(places)
     }
 
-    /// Lowest places last, so that they are given out first and in order.
+    /// Lowest places last, so that they are given out first and in order; those without space when there are no others.
     fn collect_free(&mut self) {
-        let free = self.users.iter().enumerate().rev().filter(|&(_, &users)| users == 0);
-        self.free = free.map(|(place, _)| place as u32).collect();
+        let free = |like: u8| {
+            let places = self.users.iter().enumerate().rev();
+            places.filter(move |&(_, &users)| users == like).map(|(place, _)| place as u32)
+        };
+        self.free = free(RELEASED).chain(free(0)).collect();
     }
 
     fn take(&mut self, user: u8) -> u32 {
@@ -260,7 +292,9 @@ impl Places {
             self.users.push(0);
             u32::try_from(self.users.len() - 1).expect("an index file has at most 2^32 pages")
         });
-        self.users[place as usize] = user;
+        let users = &mut self.users[place as usize];
+        self.released -= usize::from(*users & RELEASED != 0);
+        *users = user;
         place
     }
 
@@ -292,9 +326,53 @@ impl Places {
     pub(crate) fn checkpoint_done(&mut self) {
         for users in &mut self.users {
             let is_pending = *users & PENDING != 0;
-            *users = (*users & CURRENT) | if is_pending { CHECKPOINT } else { 0 };
+            *users = (*users & (CURRENT | WITHHELD | RELEASED)) | if is_pending { CHECKPOINT } else { 0 };
         }
         self.collect_free();
+    }
+
+    /// Takes out the free places whose space can be given back, in stretches of at least `least` places, if there are so
+    /// many that it is worth it. Nobody gets them until [`Places::give_back`].
+    pub(crate) fn withhold_free(&mut self, least: usize) -> Vec<Range<u32>> {
+        let is_held = |&users: &u8| users != 0;
+        let idle = self.users.len() - self.users.iter().filter(|users| is_held(users)).count();
+        if idle <= FREE_PLACES_MAX + (self.users.len() - self.released - idle) / FREE_PART {
+            return Vec::new();
+        }
+        let mut at = 0;
+        let mut stretches = Vec::new();
+        for stretch in self.users.chunk_by(|one, next| is_held(one) == is_held(next)) {
+            let range = at..at + stretch.len();
+            at = range.end;
+            if stretch[0] == 0 && range.len() >= least {
+                stretches.push(range);
+            }
+        }
+        for range in &stretches {
+            self.users[range.clone()].fill(WITHHELD);
+        }
+        self.collect_free();
+        stretches.into_iter().map(|range| range.start as u32..range.end as u32).collect()
+    }
+
+    /// Places that were withheld are free again, with or without their space.
+    pub(crate) fn give_back(&mut self, withheld: &[Range<u32>], is_released: bool) {
+        for range in withheld {
+            let range = range.start as usize..range.end as usize;
+            self.users[range.clone()].fill(if is_released { RELEASED } else { 0 });
+            self.released += if is_released { range.len() } else { 0 };
+        }
+        self.collect_free();
+    }
+
+    /// How many places take space.
+    pub(crate) fn with_space(&self) -> usize {
+        self.users.len() - self.released
+    }
+
+    /// How many of them are free, and not being given back.
+    pub(crate) fn free_with_space(&self) -> usize {
+        self.free.len().saturating_sub(self.released)
     }
 
     /// The checkpoint that was being made has failed.
@@ -306,6 +384,8 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     #[test]
@@ -333,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_failed_checkpoint_leaves_the_one_before() {
-        let mut places = Places::of_checkpoint(&[1, 3], &[2]).unwrap();
+        let mut places = Places::of_checkpoint(&[1, 3], &[2], 4).unwrap();
         places.leave(1);
         let new = places.take_current();
         assert_eq!(new, 4);
@@ -346,9 +426,40 @@ mod tests {
 
     #[test]
     fn a_place_has_one_owner() {
-        assert!(Places::of_checkpoint(&[1, 1], &[]).is_none());
-        assert!(Places::of_checkpoint(&[1], &[1]).is_none());
-        assert!(Places::of_checkpoint(&[0], &[]).is_none(), "the file header");
+        assert!(Places::of_checkpoint(&[1, 1], &[], 2).is_none());
+        assert!(Places::of_checkpoint(&[1], &[1], 2).is_none());
+        assert!(Places::of_checkpoint(&[0], &[], 1).is_none(), "the file header");
+    }
+
+    #[test]
+    fn space_is_given_back_only_of_free_places_and_nobody_gets_them_meanwhile() {
+        let mut places = Places::of_checkpoint(&[1, 200], &[150], 1_000).unwrap();
+        assert_eq!(places.with_space(), 868, "a file that is much longer is not ours");
+        assert_eq!(places.take_current(), 2);
+        let withheld = places.withhold_free(60);
+        assert_eq!(withheld, [3..150, 201..868], "and not 151..200");
+        assert_eq!(places.take_current(), 151);
+        // A checkpoint meanwhile takes none of them, either.
+        [1, 2, 151, 200].into_iter().for_each(|place| places.hold(place));
+        assert_eq!(places.take_pending(), 152);
+        places.checkpoint_done();
+        assert_eq!(places.take_current(), 150, "of the directory before");
+        places.give_back(&withheld, true);
+        assert_eq!(places.with_space(), 868 - 147 - 667);
+        assert_eq!(places.withhold_free(1), [], "little is left");
+        let taken: Vec<u32> = (0..49).map(|_| places.take_current()).collect();
+        assert!(taken.into_iter().eq((153..200).chain([3, 4])), "those without space come last");
+        assert_eq!(places.with_space(), 868 - 147 - 667 + 2);
+    }
+
+    #[test]
+    fn space_that_could_not_be_given_back_is_used_again() {
+        let mut places = Places::of_checkpoint(&[1], &[2], 300).unwrap();
+        let withheld = places.withhold_free(1);
+        assert_eq!(withheld, slice::from_ref(&(3..76)));
+        places.give_back(&withheld, false);
+        assert_eq!((places.with_space(), places.take_current()), (76, 3));
+        assert_eq!(places.withhold_free(1), slice::from_ref(&(4..76)));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use lsfs::io::OpenMode;
 use smallvec::SmallVec;
 
 use self::directory::Directory;
-pub(crate) use self::file::is_index_file;
+pub(crate) use self::file::{FREE_PLACES_MAX, is_index_file};
 use self::file::{PageFile, PageImage, Places};
 pub(crate) use self::hash::KeyHasher;
 pub(crate) use self::page::{ADDRESS_BITS, Candidates, PAGE_BYTES};
@@ -116,6 +116,25 @@ pub(crate) struct Checkpoint {
     frozen: Vec<Frozen>,
 }
 
+/// Places of the index file that nobody uses.
+#[derive(Debug)]
+pub(crate) struct FreeSpace {
+    file: Arc<PageFile>,
+    places: Vec<Range<u32>>,
+}
+
+impl FreeSpace {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Gives their space back to the file system.
+    pub(crate) fn release(&self) -> Result<()> {
+        self.file.release(&self.places)
+    }
+}
+
 #[derive(Debug)]
 struct Frozen {
     number: u32,
@@ -130,6 +149,10 @@ pub(crate) struct IndexStats {
     pub(crate) resident_pages: usize,
     pub(crate) dirty_pages: usize,
     pub(crate) memory_bytes: usize,
+    /// Pages of the file that take space.
+    pub(crate) file_pages: usize,
+    /// Of these, pages that are free.
+    pub(crate) free_pages: usize,
 }
 
 impl Index {
@@ -177,7 +200,7 @@ impl Index {
         if page_places.iter().any(|&place| u64::from(place) >= file_pages) {
             return Err(damaged(0, format!("it has {file_pages} pages, the directory names more")));
         }
-        let places = Places::of_checkpoint(&page_places, &root.directory)
+        let places = Places::of_checkpoint(&page_places, &root.directory, file_pages)
             .ok_or_else(|| damaged(0, "one page is named twice".to_string()))?;
         let directory = Directory::numbered(&extents, root.depth);
         let pages = extents
@@ -360,6 +383,8 @@ impl Index {
             memory_bytes: self.cache.resident * PAGE_BYTES
                 + self.pages.len() * size_of::<PageEntry>()
                 + self.directory.len() * 4,
+            file_pages: self.places.with_space(),
+            free_pages: self.places.free_with_space(),
         }
     }
 
@@ -531,6 +556,20 @@ impl Index {
             }
         }
         self.places.checkpoint_failed();
+    }
+
+    /// Takes out the free places of the file, to give their space back, in stretches of at least `least` pages; if there
+    /// are too few to be worth it, there is nothing in it. Nobody gets such a place before [`Index::given_back`].
+    pub(crate) fn withhold_free(&mut self, least: usize) -> FreeSpace {
+        FreeSpace { file: Arc::clone(&self.file), places: self.places.withhold_free(least) }
+    }
+
+    /// The space was given back, or could not be.
+    pub(crate) fn given_back(&mut self, space: &FreeSpace, is_released: bool) {
+        // If the index was made anew meanwhile, the file is on its way out.
+        if Arc::ptr_eq(&space.file, &self.file) {
+            self.places.give_back(&space.places, is_released);
+        }
     }
 
     /// Removes the index files of `dir` that are not this index's.

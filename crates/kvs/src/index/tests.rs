@@ -69,6 +69,7 @@ impl Checked {
             Ok(()) => {
                 self.root = Some((checkpoint.root(), self.model.clone()));
                 self.index.checkpoint_done(checkpoint);
+                self.give_space_back();
                 Ok(())
             }
             Err(error) => {
@@ -76,6 +77,13 @@ impl Checked {
                 Err(error)
             }
         }
+    }
+
+    /// As behind each checkpoint of a store.
+    fn give_space_back(&mut self) {
+        let space = self.index.withhold_free(4);
+        let released = space.release();
+        self.index.given_back(&space, released.is_ok());
     }
 
     /// What an open finds after the last checkpoint.
@@ -276,4 +284,73 @@ fn the_file_does_not_grow_with_the_number_of_checkpoints() {
     let pages = checked.index.pages.len() as u64;
     let len = checked.index.file.len_bytes().unwrap() / PAGE_BYTES as u64;
     assert!(len <= 3 * pages + 8, "{len} places for {pages} pages");
+}
+
+#[test]
+fn a_checkpoint_gives_back_the_space_of_the_one_before_whatever_power_failures_leave() {
+    let disk = SimDisk::new(9);
+    let mut checked = Checked::new(&disk, 9, 16);
+    let set_all = |checked: &mut Checked| (0..60_000).for_each(|key| checked.set(key).unwrap());
+    set_all(&mut checked);
+    checked.checkpoint().unwrap();
+    let used_by_one = disk.used_bytes();
+    set_all(&mut checked);
+    disk.start_trace();
+    checked.checkpoint().unwrap();
+    assert!(disk.used_bytes() * 4 < used_by_one * 5, "{} bytes instead of {used_by_one}", disk.used_bytes());
+    let (root, model) = checked.root.clone().unwrap();
+    // Pages are given up into places that have no space any more.
+    (0..60_000).step_by(50).for_each(|key| checked.set(key).unwrap());
+    checked.check();
+    let trace = disk.stop_trace();
+    let is_release = |point: usize| trace.describe(point).contains("Release");
+    let released = (0..trace.len()).rev().find(|&point| is_release(point)).expect("space was given back");
+    assert!(released + 20 < trace.len(), "pages were written behind it");
+    let mut images = trace.images();
+    let mut seen = 0;
+    loop {
+        let point = images.crash_point();
+        // The checkpoint is durable before anything is given back.
+        if (0..trace.len()).take(point + 1).any(is_release) {
+            for style in CrashStyle::ALL {
+                let env = env(&images.image(style, point as u64), 1);
+                let mut index = Index::open(&env, Path::new(DIR), &root, 1 << 20, OpenMode::Read).unwrap();
+                let slots = index.count_slots(|error| panic!("{style:?} at {point}: {error}")).unwrap();
+                assert_eq!(slots, model.len() as u64);
+                seen += 1;
+            }
+        }
+        let step = if point < released + 3 { 1 } else { 9 };
+        if !(0..step).all(|_| images.advance()) {
+            break;
+        }
+    }
+    assert!(seen > 50, "{seen}");
+    checked.reopen(16);
+    checked.check();
+}
+
+#[test]
+fn look_ups_go_on_where_no_changed_page_can_be_written() {
+    let disk = SimDisk::new(10);
+    let mut checked = Checked::new(&disk, 10, 16);
+    (0..9_000).for_each(|key| checked.set(key).unwrap());
+    checked.checkpoint().unwrap();
+    disk.set_capacity(0);
+    (0..9_000).step_by(11).for_each(|key| checked.set(key).unwrap());
+    let has_all = |checked: &mut Checked| {
+        checked.model.clone().into_iter().all(|(key, address)| {
+            let candidates = checked.index.load_candidates(checked.hash(key)).unwrap();
+            candidates.contains(&address)
+        })
+    };
+    assert!(has_all(&mut checked));
+    let stats = checked.index.stats();
+    assert!(stats.dirty_pages > 16 && stats.resident_pages > 16, "{stats:?}");
+    checked.checkpoint().unwrap_err();
+    disk.set_capacity(1 << 30);
+    checked.checkpoint().unwrap();
+    assert!(has_all(&mut checked));
+    checked.reopen(16);
+    checked.check();
 }

@@ -1,8 +1,8 @@
 //! The sorted parts of a store that is open for writing.
 //!
 //! **What is paid where.** A set or a get pays nothing. The first scan of a store reads the part of the log that no run
-//! covers; from then on the background makes runs of what is written, and a scan reads the rest. A close and `compact`
-//! make a run of what was written.
+//! covers; from then on the background makes runs of what is written, and a scan reads the rest. A close then makes a run
+//! of what was written, as it does for a store that has runs. `compact` makes one.
 //!
 //! **Locks.** That of [`Order`] is taken behind that of maintenance and before that of the writer.
 
@@ -247,18 +247,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes a run of what was written since the open, if that is worth it.
+    /// Makes a run of what was written since the open, if that is worth it, for a store whose order somebody asked for: in
+    /// this process, or in an earlier one that has left a run.
     pub(crate) fn sort_at_close(&self, maintenance: &mut Maintenance) -> Result<()> {
         let written = self.log.stats().appended_bytes;
         if written < CLOSE_UNITS * self.options.unit_bytes() {
             return Ok(());
         }
-        let uncovered = {
+        let (has_runs, uncovered) = {
             let mut state = self.order.state();
             self.load_order(&mut state)?;
-            self.bytes_without_run(&state)
+            (state.first_in_memory() > 0, self.bytes_without_run(&state))
         };
-        let is_worth_it = uncovered >= CLOSE_UNITS * self.options.unit_bytes();
+        let is_wanted = has_runs || self.order.is_wanted.load(Ordering::Relaxed);
+        let is_worth_it = is_wanted && uncovered >= CLOSE_UNITS * self.options.unit_bytes();
         match is_worth_it && uncovered <= CLOSE_PER_WRITTEN_BYTE.saturating_mul(written) {
             true => self.sort_log(maintenance, false),
             false => Ok(()),

@@ -219,7 +219,8 @@ fn what_an_open_found_is_no_burden_on_a_full_disk() {
 #[test]
 fn damage_is_named_and_the_rest_stays_readable() {
     let disk = SimDisk::new(8);
-    let store = KvStore::open_with(DIR, options(sim_env(&disk, 8))).unwrap();
+    let in_order = Options { ordered: true, ..options(sim_env(&disk, 8)) };
+    let store = KvStore::open_with(DIR, in_order).unwrap();
     for n in 0..200u64 {
         store.put(n.to_le_bytes(), vec![n as u8; 1_000]).unwrap();
     }

@@ -139,9 +139,9 @@ pub trait File: Send + Sync + Debug {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Cuts or extends the file to `len` bytes.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Gives the space from byte `from` on back to the file system, as far as it can; the bytes read as zero. The length
-    /// stays, so that a mapping of the file stays good.
-    fn release(&self, from: u64) -> io::Result<()>;
+    /// Gives the space of these bytes back to the file system, as far as it can; they read as zero. The length stays, so
+    /// that a mapping of the file stays good. Not durable before [`File::sync`]: a crash may find the bytes as they were.
+    fn release(&self, range: Range<u64>) -> io::Result<()>;
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// The unit it was opened for: positions and lengths of transfers are multiples of it.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -240,13 +241,13 @@ impl File for OsFile {
         self.file.set_len(len)
     }
 
-    fn release(&self, from: u64) -> io::Result<()> {
-        let len = self.len()?.saturating_sub(from);
+    fn release(&self, range: Range<u64>) -> io::Result<()> {
+        let len = self.len()?.min(range.end).saturating_sub(range.start);
         if len == 0 {
             return Ok(());
         }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, flags, from, len) {
+        match rustix::fs::fallocate(&self.file, flags, range.start, len) {
             // Where a file cannot have holes, the space stays with it.
             Err(Errno::OPNOTSUPP) => Ok(()),
             other => Ok(other?),
@@ -431,8 +432,8 @@ mod tests {
         buf.fill(7);
         file.write_all_at(&buf, 0, WriteSync::Durable).unwrap();
         let map = file.map(1 << 20).unwrap();
-        file.release(4096).unwrap();
-        file.release(2 << 20).unwrap();
+        file.release(4096..2 << 20).unwrap();
+        file.release(2 << 20..3 << 20).unwrap();
         assert_eq!(file.len().unwrap(), 1 << 20);
         assert!(fs::metadata(&path).unwrap().blocks() * 512 < 1 << 19);
         let mut seen = [1; 2];

@@ -897,7 +897,7 @@ impl Appender {
         }
         let used = end.next_multiple_of(PAGE_BYTES as u64);
         let trimmed = file.len().and_then(|len| match len - used.min(len) > (len / 8).max(64 << 10) {
-            true if sealed.is_mapped() => file.release(used),
+            true if sealed.is_mapped() => file.release(used..len),
             true => file.set_len(used),
             false => Ok(()),
         });

@@ -613,7 +613,7 @@ impl Recorder {
         let Ok(open) = sealed.segment.open() else { return };
         let used = sealed.end_position.next_multiple_of(self.options.block_bytes as u64);
         let trimmed = open.file.len().and_then(|len| {
-            if len - used.min(len) > (len / 8).max(64 << 10) { open.file.release(used) } else { Ok(()) }
+            if len - used.min(len) > (len / 8).max(64 << 10) { open.file.release(used..len) } else { Ok(()) }
         });
         if let Err(error) = trimmed {
             tracing::warn!(path = %sealed.segment.path().display(), %error, "could not trim a sealed segment");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -101,8 +102,8 @@ impl File for WatchedFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
-    fn release(&self, from: u64) -> io::Result<()> {
-        self.0.release(from)
+    fn release(&self, range: Range<u64>) -> io::Result<()> {
+        self.0.release(range)
     }
     fn len(&self) -> io::Result<u64> {
         self.0.len()

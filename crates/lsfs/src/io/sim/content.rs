@@ -1,5 +1,6 @@
 //! The bytes of one simulated file, in shared copy-on-write pages.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::io::SECTOR_BYTES;
@@ -122,6 +123,23 @@ impl Content {
         self.clip();
     }
 
+    /// Gives up the space of whole pages; all bytes of the range read as zero.
+    pub(super) fn release(&mut self, range: &Range<u64>) {
+        let end = range.end.min(self.len);
+        for index in pages(range.start, end) {
+            let Some(slot) = self.slots.get_mut(index) else { return };
+            let start = (index * PAGE_BYTES) as u64;
+            let from = range.start.saturating_sub(start) as usize;
+            let to = (end - start).min(PAGE_BYTES as u64) as usize;
+            if from == 0 && (to == PAGE_BYTES || end == self.len) {
+                self.allocated -= u64::from(!matches!(slot, Slot::Hole));
+                *slot = Slot::Hole;
+            } else if let Slot::Data(page) = slot {
+                Arc::make_mut(page)[from..to].fill(0);
+            }
+        }
+    }
+
     /// Drops what lies beyond the length, so that a later extension shows zeros.
     pub(super) fn clip(&mut self) {
         let pages = self.len.div_ceil(PAGE_BYTES as u64) as usize;
@@ -206,7 +224,7 @@ pub(super) fn sector_start(sector: u64) -> u64 {
 }
 
 /// The indexes of the pages that `position..end` touches.
-fn pages(position: u64, end: u64) -> std::ops::Range<usize> {
+fn pages(position: u64, end: u64) -> Range<usize> {
     if end <= position {
         return 0..0;
     }

@@ -1,6 +1,7 @@
 //! Power failures: which of the pending changes survive.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::content::{Content, Patch};
@@ -175,20 +176,24 @@ impl Fate {
             return Arc::clone(&inode.durable);
         }
         let mut content = Content::clone(&inode.durable);
-        // Changes of one file's length reach the medium in order, so one that is lost takes the later ones
+        // Changes of one file's length and space reach the medium in order, so one that is lost takes the later ones
         // along; and bytes written after a lost cut, where the cut had freed the space, have no place to be.
         let mut length_lost = false;
         let mut lost_cut = u64::MAX;
+        // The same for bytes written where a lost release had freed the space.
+        let mut lost_releases: Vec<Range<u64>> = Vec::new();
         let changes = inode.pending.iter().map(|(number, change)| (*number, change));
         for (number, change) in changes.chain(unfinished) {
             match change {
                 Pending::Write(patch) if lost_cut <= patch.position => {}
-                Pending::Write(patch) if lost_cut < patch.end => {
+                Pending::Write(patch) => {
                     let mut patch = patch.clone();
-                    patch.cut(lost_cut);
+                    if lost_cut < patch.end {
+                        patch.cut(lost_cut);
+                    }
+                    lost_releases.iter().for_each(|lost| patch.forget(lost.start, lost.end));
                     self.settle_write(&mut content, number, &patch);
                 }
-                Pending::Write(patch) => self.settle_write(&mut content, number, patch),
                 Pending::Allocate(len) => {
                     length_lost |= !self.survives(number);
                     if !length_lost {
@@ -201,6 +206,13 @@ impl Fate {
                         content.set_len(*len);
                     } else if *cut {
                         lost_cut = lost_cut.min(*len);
+                    }
+                }
+                Pending::Release(range) => {
+                    length_lost |= !self.survives(number);
+                    match length_lost {
+                        true => lost_releases.push(range.clone()),
+                        false => content.release(range),
                     }
                 }
             }

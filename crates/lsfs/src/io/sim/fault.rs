@@ -15,6 +15,8 @@ pub enum OpKind {
     Allocate,
     /// `File::set_len`.
     SetLen,
+    /// `File::release`.
+    Release,
     /// A new file: `Disk::open` with `CreateNew`, or the first use of a lock or shared page.
     Create,
     /// `Disk::rename`.

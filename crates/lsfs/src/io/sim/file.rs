@@ -235,14 +235,13 @@ impl File for SimFile {
         })
     }
 
-    fn release(&self, from: u64) -> io::Result<()> {
-        let len = self.len()?;
-        if from >= len {
-            return Ok(());
-        }
-        // A crash in between finds the file short, which a real one never is: the engine must not mind.
-        self.set_len(from)?;
-        self.set_len(len)
+    fn release(&self, range: Range<u64>) -> io::Result<()> {
+        self.check_writable()?;
+        let mut state = self.disk.enter()?;
+        state.operate(OpKind::Release, false, &self.name, |state, _| {
+            Arc::make_mut(&mut state.file_mut(self.inode).content).release(&range);
+            (Effect::Release { inode: self.inode, range }, Ok(()))
+        })
     }
 
     fn len(&self) -> io::Result<u64> {

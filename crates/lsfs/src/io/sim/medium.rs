@@ -1,6 +1,7 @@
 //! What is durable, what is pending, and what each operation does to both.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ pub(super) enum Pending {
         len: u64,
         cut: bool,
     },
+    Release(Range<u64>),
 }
 
 /// A change of a directory.
@@ -80,6 +82,10 @@ pub(super) enum Effect {
         len: u64,
         cut: bool,
     },
+    Release {
+        inode: InodeId,
+        range: Range<u64>,
+    },
     Name(NameOp),
     SyncDir {
         dir: Arc<Path>,
@@ -113,6 +119,7 @@ impl Medium {
             | Effect::SyncFailed { inode: id, .. }
             | Effect::Allocate { inode: id, .. }
             | Effect::SetLen { inode: id, .. }
+            | Effect::Release { inode: id, .. }
             | Effect::Damage { inode: id, .. } => {
                 // A file whose last name is durably gone cannot be found by any crash: nothing to keep.
                 if let Some(inode) = self.inodes.get_mut(id) {
@@ -130,6 +137,7 @@ impl Medium {
             }
             Effect::Allocate { inode, len } => Some((*inode, Pending::Allocate(*len))),
             Effect::SetLen { inode, len, cut } => Some((*inode, Pending::SetLen { len: *len, cut: *cut })),
+            Effect::Release { inode, range } => Some((*inode, Pending::Release(range.clone()))),
             _ => None,
         }
     }
@@ -277,15 +285,16 @@ impl Inode {
         let len = durable.len();
         self.pending.retain(|(_, change)| match change {
             Pending::Write(older) => !older.chunks.is_empty() || older.end > len,
-            Pending::Allocate(_) | Pending::SetLen { .. } => true,
+            Pending::Allocate(_) | Pending::SetLen { .. } | Pending::Release(_) => true,
         });
     }
 
-    /// Makes the changes of length up to the last `set_len` durable, without the bytes written in between:
-    /// the metadata of one file reaches the journal in order, and a durable write needs the cuts before it.
+    /// Makes the changes of length and space up to the last `set_len` or `release` durable, without the bytes written in
+    /// between: the metadata of one file reaches the journal in order, and a durable write needs the cuts before it.
     fn commit_lengths(&mut self) {
-        let is_set_len = |(_, change): &(u64, Pending)| matches!(change, Pending::SetLen { .. });
-        let Some(last) = self.pending.iter().rposition(is_set_len) else { return };
+        let frees =
+            |(_, change): &(u64, Pending)| matches!(change, Pending::SetLen { .. } | Pending::Release(_));
+        let Some(last) = self.pending.iter().rposition(frees) else { return };
         let durable = Arc::make_mut(&mut self.durable);
         let mut kept: Vec<(u64, Pending)> = Vec::new();
         for (at, (number, change)) in std::mem::take(&mut self.pending).into_iter().enumerate() {
@@ -296,6 +305,14 @@ impl Inode {
                     for (_, change) in &mut kept {
                         if let Pending::Write(older) = change {
                             older.cut(len);
+                        }
+                    }
+                }
+                Pending::Release(range) => {
+                    durable.release(&range);
+                    for (_, change) in &mut kept {
+                        if let Pending::Write(older) = change {
+                            older.forget(range.start, range.end);
                         }
                     }
                 }
@@ -312,6 +329,7 @@ impl Pending {
             Pending::Write(patch) => content.apply(patch),
             Pending::Allocate(len) => content.allocate(*len),
             Pending::SetLen { len, .. } => content.set_len(*len),
+            Pending::Release(range) => content.release(range),
         }
     }
 }

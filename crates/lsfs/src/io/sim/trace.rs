@@ -161,6 +161,7 @@ impl fmt::Display for Event {
                 let how = if *durable { " durable" } else { "" };
                 write!(f, " {}..{}{how}", patch.position, patch.end)
             }
+            Effect::Release { range, .. } => write!(f, " {}..{}", range.start, range.end),
             Effect::SyncFailed { .. } => write!(f, " (failed)"),
             Effect::Allocate { len, .. } | Effect::SetLen { len, .. } => write!(f, " {len}"),
             Effect::Name(NameOp::Rename { to, .. }) => write!(f, " to {}", to.display()),

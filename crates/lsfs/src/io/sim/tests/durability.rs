@@ -222,3 +222,21 @@ fn directories_and_listings() {
     disk.export(target.path()).unwrap();
     assert_eq!(std::fs::read(target.path().join("db/sub/b")).unwrap(), b"bytes");
 }
+
+#[test]
+fn released_space_is_lost_or_kept_as_a_whole_and_what_is_written_there_later_needs_it() {
+    let disk = disk();
+    let file = create(&disk, "a");
+    file.write_at(&buf(4 * UNIT, 1), 0, WriteSync::Durable).unwrap();
+    file.release(PAGE..3 * PAGE).unwrap();
+    assert_eq!((pages(&disk, "a"), disk.used_bytes()), (vec![1, 0, 0, 1], 2 * PAGE));
+    write(&*file, 2, 2, WriteSync::Later).unwrap();
+    let seen: BTreeSet<Vec<u8>> =
+        (0..100).map(|seed| pages(&disk.power_fail(CrashStyle::RandomWrites, seed), "a")).collect();
+    assert_eq!(seen, BTreeSet::from([vec![1, 1, 1, 1], vec![1, 0, 0, 1], vec![1, 0, 2, 1]]));
+    // A durable write needs what was released before it, and takes no other write along.
+    write(&*file, 0, 3, WriteSync::Durable).unwrap();
+    assert_eq!(pages(&disk.power_fail(CrashStyle::NothingUnsynced, 0), "a"), [3, 0, 0, 1]);
+    file.sync().unwrap();
+    assert_eq!(pages(&disk.power_fail(CrashStyle::NothingUnsynced, 0), "a"), [3, 0, 2, 1]);
+}
