@@ -36,7 +36,7 @@ fn written() -> BTreeMap<&'static str, Vec<u8>> {
         ("index_page", page_image()),
         ("index_directory", directory_image()),
         ("root", root().encode()),
-        ("tail_list", crate::tail::examples::list().encode(0x1122_3344_5566_7788)),
+        ("tail_list", crate::tail::examples::encoded(&crate::tail::examples::list(), 0x1122_3344_5566_7788)),
         ("run_header", order::examples::header_image()),
         ("run_block", order::examples::block_image()),
     ])

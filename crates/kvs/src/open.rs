@@ -141,10 +141,10 @@ impl Inner {
     fn keep_listed(&self, list: List) -> Result<()> {
         let mut writer = self.writer();
         writer.tail_bytes += list.frame_bytes;
-        writer.tail_commands += list.spots.len() as u64;
+        writer.tail_commands += list.part.count() as u64;
         let there = listed_segments(&self.log.segments());
         let mut table = self.table.write();
-        for segment in list.segments().into_iter().filter(|segment| there.contains(segment)) {
+        for segment in list.part.segments().filter(|segment| there.contains(segment)) {
             if table.slots.address(segment, 0).is_none() {
                 return Err(table.index.damaged(format!("segment {segment} has no address")));
             }
@@ -192,7 +192,7 @@ impl Inner {
 
     fn keep_read(&self, spots: Vec<Spot>) {
         let mut table = self.table.write();
-        table.tail.push_opened(Part::new(spots));
+        table.tail.push_opened(Part::new(&spots));
         self.has_unsettled.store(table.tail.has_opened(), Ordering::Relaxed);
     }
 }

@@ -101,7 +101,7 @@ impl Tail {
     /// Where commands for a hash may lie, the newest first.
     pub(crate) fn locations(&self, hash: u64, slots: &SegmentSlots) -> impl Iterator<Item = Location> {
         let appended = self.appended.iter().rev().filter(move |command| command.hash == hash);
-        let opened = self.opened.iter().rev().flat_map(move |part| part.spots(hash).iter().rev());
+        let opened = self.opened.iter().rev().flat_map(move |part| part.spots(hash).rev());
         let places = appended.map(|command| (command.segment, command.position));
         places
             .chain(opened.map(|spot| (spot.segment, spot.position)))
@@ -110,7 +110,7 @@ impl Tail {
 
     /// The oldest that may be for a hash.
     fn oldest(&self, hash: u64) -> Option<Spot> {
-        self.opened.iter().find_map(|part| part.spots(hash).first().copied())
+        self.opened.iter().find_map(|part| part.spots(hash).next())
     }
 
     /// A hash for which there may be commands.
@@ -120,7 +120,7 @@ impl Tail {
 
     /// The command, the oldest for its hash, is in the index.
     fn settled(&mut self, hash: u64, oldest: Spot) {
-        if let Some(at) = self.opened.iter().position(|part| part.spots(hash).first() == Some(&oldest)) {
+        if let Some(at) = self.opened.iter().position(|part| part.spots(hash).next() == Some(oldest)) {
             self.opened[at].settled(oldest);
             if self.opened[at].is_empty() {
                 self.opened.remove(at);
@@ -230,7 +230,7 @@ mod tests {
 
     fn part(commands: impl IntoIterator<Item = (u64, u32, u32)>) -> Part {
         let spot = |(hash, segment, position): (u64, u32, u32)| Spot::new(hash << 40, segment, position);
-        Part::new(commands.into_iter().map(spot).collect())
+        Part::new(&commands.into_iter().map(spot).collect::<Vec<_>>())
     }
 
     #[test]

@@ -2,14 +2,16 @@
 //!
 //! An open needs to know where the commands behind the checkpoint lie. To read them costs it a second for each 100 MiB of
 //! them; so while the store is written, the background appends to the file, for each few MiB of the log, a *list* of the
-//! commands there. An open reads the lists, and of the log only what none covers.
+//! commands there. An open reads the lists, and of the log only what none covers. A list is looked at as it lies in the
+//! file ([`Part`]): what is opened may have millions of commands.
 //!
 //! **Invariants.** What a list names is durable before the list is written. Lists follow each other without a gap from the
 //! checkpoint on: one that does not begin where the one before ends is a leftover, and so is all behind it. A list is
 //! derived from the log, so no list is ever missed: the log is read instead.
 
+mod part;
+
 use std::collections::HashSet;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,21 +21,23 @@ use lsfs::io::{AlignedBuf, File, OpenMode, WriteSync};
 
 use crate::error::{Error, Result};
 use crate::order::Place;
-use crate::segments::POSITION_MAX;
+
+use part::Image;
+pub(crate) use part::Part;
 
 /// The file, in the store's directory.
 pub(crate) const TAIL_NAME: &str = "tail";
-const MAGIC: [u8; 8] = *b"KVStail\x01";
+const MAGIC: [u8; 8] = *b"KVStail\x02";
 const HEADER_BYTES: usize = 64;
-const SPAN_BYTES: usize = 12;
 /// Lists begin at multiples of this.
 const PAGE_BYTES: usize = 4096;
 /// A longer list is not one of ours.
 const LIST_BYTES_MAX: u64 = 64 << 20;
 /// Bits of a hash that a list has. Two keys may share them, which costs a look at a frame.
 const PREFIX_BITS: u32 = 24;
-/// A position that no frame has: the command is settled.
-const SETTLED: u32 = u32::MAX;
+/// The file is read in pieces that grow up to this size.
+const READ_BYTES_MAX: usize = 8 << 20;
+const FIRST_READ_BYTES: usize = 1 << 20;
 
 /// Where a command lies, by the first bits of the hash of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,82 +57,15 @@ fn prefix_of(hash: u64) -> u32 {
     (hash >> (u64::BITS - PREFIX_BITS)) as u32
 }
 
-/// The commands of a stretch of the log.
-#[derive(Debug, Default)]
-pub(crate) struct Part {
-    /// By the bits of the hash, then in the order of the log.
-    spots: Vec<Spot>,
-}
-
-impl Part {
-    pub(crate) fn new(mut spots: Vec<Spot>) -> Part {
-        // Numbers of segments grow, so this is the order of the log for each hash.
-        spots.sort_unstable();
-        Part { spots }
-    }
-
-    /// Whether everything is settled.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.spots.is_empty()
-    }
-
-    /// What is not settled of what a key with this hash may have. There may be very many, of one key that is set all the
-    /// time.
-    pub(crate) fn spots(&self, hash: u64) -> &[Spot] {
-        &self.spots[self.range_of(prefix_of(hash))]
-    }
-
-    fn range_of(&self, prefix: u32) -> Range<usize> {
-        let first = self.spots.partition_point(|spot| spot.prefix < prefix);
-        let of_prefix = self.spots[first..].partition_point(|spot| spot.prefix == prefix);
-        // The oldest leave first.
-        let is_settled = |spot: &Spot| spot.position == SETTLED;
-        let settled = self.spots[first..first + of_prefix].partition_point(is_settled);
-        first + settled..first + of_prefix
-    }
-
-    /// A hash for which there may be commands.
-    pub(crate) fn any_hash(&self) -> Option<u64> {
-        self.spots.last().map(|spot| u64::from(spot.prefix) << (u64::BITS - PREFIX_BITS))
-    }
-
-    /// The oldest command for its hash is settled.
-    pub(crate) fn settled(&mut self, oldest: Spot) {
-        let at = self.range_of(oldest.prefix).start;
-        if let Some(found) = self.spots.get_mut(at)
-            && *found == oldest
-        {
-            found.position = SETTLED;
-        }
-        while self.spots.last().is_some_and(|last| last.position == SETTLED) {
-            self.spots.pop();
-        }
-        if self.spots.is_empty() {
-            self.spots = Vec::new();
-        }
-    }
-}
-
 /// A stretch of the log whose commands are listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct List {
     pub(crate) from: Place,
     /// Behind the last command.
     pub(crate) to: Place,
     /// Bytes of frames.
     pub(crate) frame_bytes: u64,
-    /// In the order of the log.
-    pub(crate) spots: Vec<Spot>,
-}
-
-/// A part of a segment that a list covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    segment: u32,
-    /// Position of the first command.
-    from: u32,
-    /// From there to the last one.
-    len: u32,
+    pub(crate) part: Part,
 }
 
 /// Why bytes are not the list that is looked for.
@@ -147,79 +84,31 @@ pub(crate) enum ListFault {
 }
 
 impl List {
-    /// The segments in which its commands lie: few, so each command costs next to nothing.
-    pub(crate) fn segments(&self) -> Vec<u32> {
-        let mut segments = Vec::new();
-        for spot in &self.spots {
-            if !segments.contains(&spot.segment) {
-                segments.push(spot.segment);
-            }
-        }
-        segments
-    }
-
     /// Its commands, without those in segments that are gone: these say nothing.
     pub(crate) fn part_of(mut self, there: &HashSet<u32>) -> Part {
-        let mut gone = self.segments();
-        gone.retain(|segment| !there.contains(segment));
-        if !gone.is_empty() {
-            self.spots.retain(|spot| !gone.contains(&spot.segment));
-        }
-        Part::new(self.spots)
+        self.part.leave_out(|segment| !there.contains(&segment));
+        self.part
     }
 
-    fn spans(&self) -> Vec<Span> {
-        let mut spans: Vec<Span> = Vec::new();
-        for &Spot { segment, position, .. } in &self.spots {
-            match spans.last_mut() {
-                Some(span) if span.segment == segment => span.len = position - span.from,
-                _ => spans.push(Span { segment, from: position, len: 0 }),
-            }
+    /// The list as it is written, made beside the index with this id: whole pages, and how many of their bytes count.
+    pub(crate) fn encode(&self, index_id: u64) -> (AlignedBuf, usize) {
+        let (part, spans, bucket_bits) = self.part.encoded();
+        let len = HEADER_BYTES + part.len();
+        let mut bytes = AlignedBuf::zeroed(len.next_multiple_of(PAGE_BYTES));
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[12..16].copy_from_slice(&(len as u32).to_le_bytes());
+        bytes[16..24].copy_from_slice(&index_id.to_le_bytes());
+        for (n, number) in [self.from.0, self.from.1, self.to.0, self.to.1].into_iter().enumerate() {
+            bytes[24 + 4 * n..][..4].copy_from_slice(&number.to_le_bytes());
         }
-        spans
-    }
-
-    /// The list as bytes, made beside the index with this id.
-    pub(crate) fn encode(&self, index_id: u64) -> Vec<u8> {
-        let spans = self.spans();
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + spans.len() * SPAN_BYTES + self.spots.len() * 5);
-        bytes.extend(MAGIC);
-        bytes.extend([0; 8]);
-        bytes.extend(index_id.to_le_bytes());
-        for number in [self.from.0, self.from.1, self.to.0, self.to.1] {
-            bytes.extend(number.to_le_bytes());
-        }
-        bytes.extend(self.frame_bytes.to_le_bytes());
-        bytes.extend((self.spots.len() as u32).to_le_bytes());
-        bytes.extend((spans.len() as u32).to_le_bytes());
-        bytes.resize(HEADER_BYTES, 0);
-        for span in &spans {
-            for number in [span.segment, span.from, span.len] {
-                bytes.extend(number.to_le_bytes());
-            }
-        }
-        let offset_bytes = offset_bytes(&spans);
-        let (mut base, mut at) = (0, 0);
-        let mut entries: Vec<(u32, u64)> = Vec::with_capacity(self.spots.len());
-        for &Spot { prefix, segment, position } in &self.spots {
-            if spans[at].segment != segment {
-                base += u64::from(spans[at].len) + 1;
-                at += 1;
-            }
-            entries.push((prefix, base + u64::from(position - spans[at].from)));
-        }
-        entries.sort_unstable();
-        let mut last = 0;
-        for (prefix, offset) in entries {
-            put_varint(&mut bytes, prefix - last);
-            bytes.extend(&offset.to_le_bytes()[..offset_bytes]);
-            last = prefix;
-        }
-        let len = bytes.len() as u32;
-        bytes[12..16].copy_from_slice(&len.to_le_bytes());
-        let checksum = crc32c(0, &bytes[12..]);
+        bytes[40..48].copy_from_slice(&self.frame_bytes.to_le_bytes());
+        bytes[48..52].copy_from_slice(&(self.part.count() as u32).to_le_bytes());
+        bytes[52..56].copy_from_slice(&(spans as u32).to_le_bytes());
+        bytes[56] = bucket_bits as u8;
+        bytes[HEADER_BYTES..len].copy_from_slice(part);
+        let checksum = crc32c(0, &bytes[12..len]);
         bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
-        bytes
+        (bytes, len)
     }
 
     /// How many bytes the list has that begins here.
@@ -238,8 +127,9 @@ impl List {
         }
     }
 
-    /// The list that these bytes are; its commands are in the order of their hashes.
-    pub(crate) fn decode(bytes: &[u8], index_id: u64) -> Result<List, ListFault> {
+    /// The list that these bytes are.
+    fn decode(image: Image, index_id: u64) -> Result<List, ListFault> {
+        let bytes = &image.bytes[image.start..image.end];
         let len = List::len_of(bytes)?;
         if bytes.len() != len {
             return Err(ListFault::Length { found: bytes.len() as u64, expected: len as u64 });
@@ -252,93 +142,18 @@ impl List {
         if u64_at(16) != index_id {
             return Err(ListFault::Index(u64_at(16)));
         }
+        let (from, to) = ((u32_at(bytes, 24), u32_at(bytes, 28)), (u32_at(bytes, 32), u32_at(bytes, 36)));
+        let frame_bytes = u64_at(40);
         let (commands, spans) = (u32_at(bytes, 48) as usize, u32_at(bytes, 52) as usize);
-        let entries_at = HEADER_BYTES as u64 + spans as u64 * SPAN_BYTES as u64;
-        // A command takes two bytes and more.
-        let expected = entries_at + 2 * commands as u64;
-        if expected > len as u64 {
-            return Err(ListFault::Length { found: len as u64, expected });
-        }
-        let spans: Vec<Span> = (0..spans)
-            .map(|n| HEADER_BYTES + n * SPAN_BYTES)
-            .map(|at| Span {
-                segment: u32_at(bytes, at),
-                from: u32_at(bytes, at + 4),
-                len: u32_at(bytes, at + 8),
-            })
-            .collect();
-        let spots =
-            decode_spots(&bytes[entries_at as usize..], &spans, commands).ok_or(ListFault::Commands)?;
-        Ok(List {
-            from: (u32_at(bytes, 24), u32_at(bytes, 28)),
-            to: (u32_at(bytes, 32), u32_at(bytes, 36)),
-            frame_bytes: u64_at(40),
-            spots,
-        })
+        let bucket_bits = bytes[56].into();
+        let part = Image { start: image.start + HEADER_BYTES, ..image };
+        let part = Part::from_image(part, spans, bucket_bits, commands).ok_or(ListFault::Commands)?;
+        Ok(List { from, to, frame_bytes, part })
     }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-/// Offsets count through all spans.
-fn offset_bytes(spans: &[Span]) -> usize {
-    let total: u64 = spans.iter().map(|span| u64::from(span.len) + 1).sum();
-    (u64::BITS - total.leading_zeros()).div_ceil(u8::BITS) as usize
-}
-
-fn decode_spots(mut bytes: &[u8], spans: &[Span], commands: usize) -> Option<Vec<Spot>> {
-    if !spans.is_sorted_by(|one, other| one.segment < other.segment)
-        || spans.iter().any(|span| u64::from(span.from) + u64::from(span.len) > POSITION_MAX.into())
-    {
-        return None;
-    }
-    let offset_bytes = offset_bytes(spans);
-    let ends: Vec<u64> = spans
-        .iter()
-        .scan(0, |end, span| {
-            *end += u64::from(span.len) + 1;
-            Some(*end)
-        })
-        .collect();
-    let mut spots = Vec::with_capacity(commands);
-    let mut prefix = 0u32;
-    for _ in 0..commands {
-        prefix = prefix.checked_add(take_varint(&mut bytes)?).filter(|prefix| prefix >> PREFIX_BITS == 0)?;
-        let (offset, rest) = bytes.split_at_checked(offset_bytes)?;
-        bytes = rest;
-        let mut word = [0; 8];
-        word[..offset_bytes].copy_from_slice(offset);
-        let offset = u64::from_le_bytes(word);
-        let span = ends.partition_point(|&end| end <= offset);
-        let Span { segment, from, .. } = *spans.get(span)?;
-        let before = if span == 0 { 0 } else { ends[span - 1] };
-        spots.push(Spot { prefix, segment, position: from + (offset - before) as u32 });
-    }
-    (bytes.is_empty() && spots.is_sorted()).then_some(spots)
-}
-
-/// LEB128.
-fn put_varint(bytes: &mut Vec<u8>, mut number: u32) {
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u32> {
-    let mut number = 0;
-    for shift in (0..28).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u32::from(byte & 0x7F) << shift;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 /// The lists of a checkpoint, oldest first.
@@ -360,9 +175,10 @@ impl Lists {
         let path = dir.join(TAIL_NAME);
         let mut found = Lists::default();
         let Ok(file) = env.disk.open(&path, OpenMode::Read, PAGE_BYTES) else { return found };
+        let mut pieces = Pieces { file: &*file, start: 0, bytes: None, next_bytes: FIRST_READ_BYTES };
         let mut next = from;
         loop {
-            match read_list(&*file, found.position, index_id) {
+            match pieces.list(found.position, index_id) {
                 Ok((list, len)) if list.from == next && list.to <= log_end => {
                     found.position += (len as u64).next_multiple_of(PAGE_BYTES as u64);
                     next = list.to;
@@ -381,16 +197,53 @@ impl Lists {
     }
 }
 
-fn read_list(file: &dyn File, position: u64, index_id: u64) -> Result<(List, usize), String> {
-    let mut page = AlignedBuf::zeroed(PAGE_BYTES);
-    let count = file.read_full_at(&mut page, position).map_err(|error| error.to_string())?;
-    let len = List::len_of(&page[..count]).map_err(|fault| fault.to_string())?;
-    if position + len as u64 > file.len().map_err(|error| error.to_string())? {
-        return Err(format!("it would end at {}, behind the file", position + len as u64));
+/// The file, read in pieces: lists lie one behind the other, and an open waits for them.
+struct Pieces<'a> {
+    file: &'a dyn File,
+    /// Where the last piece begins, ...
+    start: u64,
+    /// ... and what it is. A page of zeros follows it.
+    bytes: Option<Arc<AlignedBuf>>,
+    next_bytes: usize,
+}
+
+impl Pieces<'_> {
+    /// The list at a position, and how many bytes it has.
+    fn list(&mut self, position: u64, index_id: u64) -> Result<(List, usize), String> {
+        let header = self.image(position, HEADER_BYTES)?;
+        let len = List::len_of(&header.bytes[header.start..header.end]).map_err(|fault| fault.to_string())?;
+        let list = List::decode(self.image(position, len)?, index_id);
+        list.map(|list| (list, len)).map_err(|fault| fault.to_string())
     }
-    let mut bytes = AlignedBuf::zeroed(len.next_multiple_of(PAGE_BYTES));
-    file.read_full_at(&mut bytes, position).map_err(|error| error.to_string())?;
-    List::decode(&bytes[..len], index_id).map(|list| (list, len)).map_err(|fault| fault.to_string())
+
+    /// Bytes from a position on, which is that of a page.
+    fn image(&mut self, position: u64, len: usize) -> Result<Image, String> {
+        let last = self.bytes.as_ref().filter(|bytes| {
+            let end = self.start + (bytes.len() - PAGE_BYTES) as u64;
+            self.start <= position && position + len as u64 <= end
+        });
+        let bytes = match last {
+            Some(bytes) => Arc::clone(bytes),
+            None => self.read(position, len)?,
+        };
+        let start = (position - self.start) as usize;
+        Ok(Image { bytes, start, end: start + len })
+    }
+
+    /// Reads a piece that has at least so many bytes.
+    fn read(&mut self, position: u64, len: usize) -> Result<Arc<AlignedBuf>, String> {
+        let left = self.file.len().map_err(|error| error.to_string())?.saturating_sub(position);
+        if (left as usize) < len {
+            return Err(format!("it would end at {}, behind the file", position + len as u64));
+        }
+        let piece_bytes = len.max(self.next_bytes).min(left as usize).next_multiple_of(PAGE_BYTES);
+        self.next_bytes = (2 * self.next_bytes).min(READ_BYTES_MAX);
+        let mut bytes = AlignedBuf::zeroed(piece_bytes + PAGE_BYTES);
+        self.file.read_full_at(&mut bytes[..piece_bytes], position).map_err(|error| error.to_string())?;
+        let bytes = Arc::new(bytes);
+        (self.start, self.bytes) = (position, Some(Arc::clone(&bytes)));
+        Ok(bytes)
+    }
 }
 
 /// The file as who makes lists knows it.
@@ -428,10 +281,8 @@ impl TailFile {
             Some(file) => file,
             None => self.file.insert(open(env, dir)?),
         };
-        let bytes = list.encode(self.index_id);
-        let mut image = AlignedBuf::zeroed(bytes.len().next_multiple_of(PAGE_BYTES));
-        image[..bytes.len()].copy_from_slice(&bytes);
-        let error = |error| Error::io("write", file.path(), bytes.len() as u64, error);
+        let (image, _) = list.encode(self.index_id);
+        let error = |error| Error::io("write", file.path(), image.len() as u64, error);
         file.write_all_at(&image, self.position, WriteSync::Later).map_err(error)?;
         file.sync().map_err(error)?;
         self.position += image.len() as u64;
@@ -515,7 +366,7 @@ impl Unlisted {
 
     /// The list of these commands.
     pub(crate) fn list(&self, from: Place, to: Place) -> List {
-        List { from, to, frame_bytes: self.frame_bytes, spots: self.spots.clone() }
+        List { from, to, frame_bytes: self.frame_bytes, part: Part::new(&self.spots) }
     }
 }
 
@@ -523,87 +374,93 @@ impl Unlisted {
 pub(crate) mod examples {
     use super::*;
 
+    fn spots() -> Vec<Spot> {
+        let spot = |prefix: u64, segment, position| Spot::new(prefix << 40, segment, position);
+        vec![spot(0x20_0000, 3, 8192), spot(0x10_0000, 3, 8322), spot(0x20_0001, 4, 4096)]
+    }
+
     /// The list of `docs/format.md`.
     pub(crate) fn list() -> List {
-        let spot = |prefix: u64, segment, position| Spot::new(prefix << 40, segment, position);
-        List {
-            from: (3, 8192),
-            to: (4, 4226),
-            frame_bytes: 390,
-            spots: vec![spot(0x20_0000, 3, 8192), spot(0x10_0000, 3, 8322), spot(0x20_0001, 4, 4096)],
-        }
+        List { from: (3, 8192), to: (4, 4226), frame_bytes: 390, part: Part::new(&spots()) }
+    }
+
+    /// Its bytes, made beside the index with this id.
+    pub(crate) fn encoded(list: &List, index_id: u64) -> Vec<u8> {
+        let (bytes, len) = list.encode(index_id);
+        bytes[..len].to_vec()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::examples::list as example;
+    use super::examples::{encoded, list as example};
     use super::*;
 
-    fn sorted(mut list: List) -> List {
-        list.spots.sort_unstable();
-        list
+    fn decode(bytes: &[u8], index_id: u64) -> Result<List, ListFault> {
+        let mut padded = AlignedBuf::zeroed(bytes.len().next_multiple_of(PAGE_BYTES) + PAGE_BYTES);
+        padded[..bytes.len()].copy_from_slice(bytes);
+        List::decode(Image { bytes: Arc::new(padded), start: 0, end: bytes.len() }, index_id)
+    }
+
+    fn fault(bytes: &[u8], index_id: u64) -> ListFault {
+        decode(bytes, index_id).map(drop).expect_err("a fault")
     }
 
     #[test]
     fn lists_are_read_back_and_every_damage_is_noticed() {
-        let bytes = example().encode(7);
-        assert_eq!(List::decode(&bytes, 7), Ok(sorted(example())));
-        assert_eq!(List::decode(&bytes, 8), Err(ListFault::Index(7)));
+        let bytes = encoded(&example(), 7);
+        let list = decode(&bytes, 7).unwrap();
+        assert_eq!((list.from, list.to, list.frame_bytes), ((3, 8192), (4, 4226), 390));
+        assert_eq!(encoded(&list, 7), bytes);
+        assert_eq!(fault(&bytes, 8), ListFault::Index(7));
         for len in 0..bytes.len() {
-            assert!(matches!(List::decode(&bytes[..len], 7), Err(ListFault::Length { .. })), "{len}");
+            assert!(matches!(fault(&bytes[..len], 7), ListFault::Length { .. }), "{len}");
         }
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(List::decode(&bad, 7).is_err(), "bit {bit}");
+            assert!(decode(&bad, 7).is_err(), "bit {bit}");
         }
     }
 
     #[test]
     fn many_commands_in_many_segments_are_read_back() {
-        let mut state = 1u64;
-        let mut next = |bound: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % bound
-        };
         for round in 0..50 {
-            let (mut segment, mut position) = (next(100) as u32, 4096);
-            let mut spots = Vec::new();
-            for _ in 0..next(2_000) {
-                if next(50) == 0 {
-                    (segment, position) = (segment + 1 + next(3) as u32, 4096);
-                }
-                spots.push(Spot::new(next(1 << 24) << 40, segment, position));
-                position += 24 + next(1 << (4 + round % 12)) as u32;
-            }
-            let list = List { from: (0, 0), to: (segment, position), frame_bytes: next(1 << 31), spots };
-            let bytes = list.encode(round);
-            assert_eq!(List::decode(&bytes, round), Ok(sorted(list)));
+            let spots = part::tests::many_spots(round);
+            let to = spots.last().map_or((0, 0), |spot| (spot.segment, spot.position));
+            let list = List { from: (0, 0), to, frame_bytes: round << 20, part: Part::new(&spots) };
+            let read = decode(&encoded(&list, round), round).unwrap();
+            part::tests::check(&read.part, &spots);
         }
     }
 
     #[test]
     fn bytes_that_verify_and_contradict_themselves_are_refused() {
-        let sealed = |mut bytes: Vec<u8>| {
-            let checksum = crc32c(0, &bytes[12..]);
-            bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
-            bytes
-        };
-        let good = example().encode(7);
+        let good = encoded(&example(), 7);
         let changed = |at: usize, byte: u8| {
             let mut bad = good.clone();
             bad[at] = byte;
-            List::decode(&sealed(bad), 7).unwrap_err()
+            let checksum = crc32c(0, &bad[12..]);
+            bad[8..12].copy_from_slice(&checksum.to_le_bytes());
+            decode(&bad, 7)
         };
-        // Too many commands or spans for its length; one command less than there is.
-        assert!(matches!(changed(51, 0xff), ListFault::Length { .. }), "no allocation by a wrong count");
-        assert!(matches!(changed(55, 0xff), ListFault::Length { .. }));
-        assert_eq!(changed(48, 2), ListFault::Commands);
-        // Spans out of order; a position that no address has; an offset behind the last span.
-        assert_eq!(changed(76, 1), ListFault::Commands);
-        assert_eq!(changed(71, 0xff), ListFault::Commands);
-        assert_eq!(changed(good.len() - 1, 0xff), ListFault::Commands);
+        // Too many commands or spans for its length; one command less than there is; too many buckets.
+        for (at, byte) in [(51, 0xff), (55, 0xff), (48, 2), (56, 1), (56, 17), (56, 0xff)] {
+            assert_eq!(changed(at, byte).map(drop), Err(ListFault::Commands), "{at}");
+        }
+        // Spans out of order; a position that no address has; a bucket that ends elsewhere.
+        for (at, byte) in [(76, 1), (71, 0xff), (88, 2)] {
+            assert_eq!(changed(at, byte).map(drop), Err(ListFault::Commands), "{at}");
+        }
+        // An offset behind the last span leads to where no frame is.
+        let behind = changed(good.len() - 4, 0xff).unwrap();
+        assert!(
+            behind
+                .part
+                .spots(0x20_0001 << 40)
+                .chain(behind.part.spots(0x20_0000 << 40))
+                .any(|spot| { spot.position == crate::segments::POSITION_MAX })
+        );
     }
 
     #[test]
@@ -632,5 +489,31 @@ mod tests {
         assert_eq!(read(7, (3, 0), (6, 0)), []);
         remove(&env, dir).unwrap();
         assert_eq!(read(7, (5, 1), (6, 0)), []);
+    }
+
+    #[test]
+    fn lists_of_all_sizes_are_read_in_pieces() {
+        let disk = lsfs::io::SimDisk::new(1);
+        let env = Env { disk: Arc::new(disk.clone()), runtime: Arc::new(lsfs::io::SimRuntime::new(1)) };
+        let dir = Path::new("/store");
+        env.disk.create_dir_all(dir).unwrap();
+        let mut file = TailFile::behind((1, 0), 7, &Lists::default());
+        // Of some pages, of exactly one, and longer than what is read at first.
+        let counts = [1000, (PAGE_BYTES - HEADER_BYTES - 12 - 4 * 4) / 5, 300_000, 3, 250_000];
+        for (n, count) in counts.into_iter().enumerate() {
+            let spots: Vec<Spot> = (0..count as u64)
+                .map(|m| Spot::new(m.wrapping_mul(0x9E37_79B9_7F4A_7C15), 1, 4096 + m as u32))
+                .collect();
+            let (from, to) = ((n as u32 + 1, 0), (n as u32 + 2, 0));
+            file.append(&env, dir, &List { from, to, frame_bytes: 0, part: Part::new(&spots) }).unwrap();
+        }
+        let lists = Lists::read(&env, dir, 7, (1, 0), (9, 0)).lists;
+        assert_eq!(lists.iter().map(|list| list.part.count()).collect::<Vec<_>>(), counts);
+        for list in lists {
+            for m in 0..list.part.count() as u64 {
+                let hash = m.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                assert!(list.part.spots(hash).any(|spot| spot.position == 4096 + m as u32));
+            }
+        }
     }
 }
