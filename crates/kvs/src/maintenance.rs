@@ -33,15 +33,15 @@ const LISTED_TAIL_PER_PAGE_BYTE: u64 = 30;
 /// An open reads at most so many units, whatever a checkpoint costs; ...
 const TAIL_UNITS_MAX: u64 = 128;
 /// ... or finds so many commands in lists.
-const LISTED_COMMANDS_MAX: u64 = 3 << 20;
+const LISTED_COMMANDS_MAX: u64 = 7 << 19;
 /// So many units of the log make a list.
 const LIST_UNITS: u64 = 4;
 /// A close without a background makes a checkpoint from here on.
 const CLOSE_TAIL_UNITS: u64 = 1;
 /// A writer compacts by itself when so many units more are stale than should be: the background does not keep up, ...
-const OVERDUE_UNITS: u64 = 16;
+const OVERDUE_UNITS: u64 = 8;
 /// ... or this part of what is live, if that is more.
-const OVERDUE_PART: u64 = 16;
+const OVERDUE_PART: u64 = 32;
 /// Without a background, a close compacts when more is stale than live, and so many units.
 const CLOSE_OVERDUE_UNITS: u64 = 4;
 /// Space is put by for a store with so many keys that this for each makes a unit, ...
@@ -57,8 +57,8 @@ const MOVE_BYTES: usize = 64 << 10;
 const ROOM_PERMILLE: u64 = 250;
 /// What a command takes in a list.
 const BYTES_PER_LISTED: u64 = 5;
-/// What lies beside the log takes at most this part of what may be stale, times the percentage of that: 24 % of it where
-/// 60 % may be. The less may be stale, the more moves each byte less costs.
+/// What lies beside the log takes at most this part of what may be stale, times the percentage of that: 28 % of it where
+/// 69 % may be. The less may be stale, the more moves each byte less costs.
 const BESIDE_PERCENT_PART: u64 = 250;
 
 /// While the store is written, the index gives space back in stretches of at least so many pages.
@@ -68,7 +68,7 @@ const RELEASED_PAGES_MIN: usize = 8;
 const LOADED_BODY_BYTES_MAX: u64 = 16 << 10;
 
 /// A store that comes to rest keeps so small a part of the stale bytes that it may have while it is written, ...
-const REST_PARTS: u64 = 10;
+const REST_PARTS: u64 = 9;
 /// ... as far as moving so many units achieves that, and this part of what was written since the open: a close takes long
 /// only after long work.
 const REST_MOVED_UNITS: u64 = 8;

@@ -21,8 +21,9 @@ pub struct Options {
     /// machine's memory.
     pub page_cache_bytes: u64,
     /// While the store is written, compaction begins when the stale bytes are more than so many hundredths of the live
-    /// ones, and a 64th of `segment_bytes`. A close leaves a fifth of that, if it can do so without writing more than an
-    /// eighth of what was written since the open. Less stale bytes cost more writing (docs/design/0013-kvs.md).
+    /// ones, and a 64th of `segment_bytes`; a part of that is taken by what lies beside the log meanwhile. A close leaves a
+    /// ninth, if it can do so without writing more than an eighth of what was written since the open. Less stale bytes cost
+    /// more writing (docs/design/0013-kvs.md).
     pub stale_percent: u32,
     /// Segments of the log grow up to this size in bytes, from 32 KiB to 64 MiB. What maintenance waits for before it
     /// begins is in proportion to it.
@@ -52,7 +53,7 @@ impl Default for Options {
             index_bytes: 256 << 20,
             cache_bytes: 4 << 20,
             page_cache_bytes: lsfs::io::memory_bytes() / 2,
-            stale_percent: 60,
+            stale_percent: 69,
             segment_bytes: SEGMENT_BYTES_MAX,
             create: true,
             background: true,

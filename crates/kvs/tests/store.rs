@@ -531,3 +531,36 @@ fn many_threads_scan_while_others_write() -> Result<()> {
     assert!(store.stats().reclaimed_segments > 0, "{:?}", store.stats());
     Ok(())
 }
+
+#[test]
+fn a_close_sorts_only_what_somebody_wants_in_order() -> Result<()> {
+    let dir = temporary();
+    let close_after = |ordered: bool, round: u8, scan: bool| -> Result<u64> {
+        let options = Options { segment_bytes: 64 << 10, ordered, ..Options::default() };
+        let store = KvStore::open_with(dir.path(), options)?.with_durability(Durability::Buffer);
+        let runs = store.stats().sorted_runs;
+        (0..2_000u32).try_for_each(|n| store.put(n.to_be_bytes(), [round; 100]))?;
+        if scan {
+            assert_eq!(store.iter()?.count(), 2_000);
+        }
+        store.close()?;
+        Ok(runs)
+    };
+    assert_eq!(close_after(false, 0, false)?, 0);
+    assert_eq!(close_after(false, 1, true)?, 0, "nobody asked for order before");
+    assert!(close_after(false, 2, false)? > 0, "a scan did");
+    let store = KvStore::open(dir.path())?;
+    assert!(store.stats().sorted_runs > 0);
+    assert_eq!(store.stats().unsorted_bytes, 0, "a store that has a run keeps it up to date");
+    drop(store);
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("run-")) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    assert_eq!(close_after(false, 3, false)?, 0);
+    assert_eq!(close_after(true, 4, false)?, 0);
+    assert!(close_after(false, 5, false)? > 0, "it was opened to be in order");
+    Ok(())
+}
