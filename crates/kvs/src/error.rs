@@ -93,7 +93,20 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
-    /// A sorted run does not verify. It is never met outside: the store makes the run anew from the log.
+    /// The last command of a key may be one that is lost: it is known where it lies and not for which key it was, since it
+    /// does not verify. Setting or removing the key mends it.
+    #[error(
+        "the last command of this key may be the one in segment {segment} at byte {position}, which does not verify: set or \
+         remove the key, or let repair leave the command out"
+    )]
+    CommandLost {
+        /// Number of the segment.
+        segment: u32,
+        /// Position of the frame.
+        position: u32,
+    },
+    /// A sorted run does not verify. It is met outside only in what [`KvStore::verify`](crate::KvStore::verify) reports: who
+    /// scans makes the run anew from the log.
     #[error("the sorted run {} is damaged at byte {position}: {reason}; nothing is lost: it is made anew from the log", path.display())]
     RunDamaged {
         /// The run.
@@ -159,7 +172,8 @@ impl Error {
             // An address of ours at which there is no entry is damage too.
             Error::Engine(lsfs::Error::NoEntry { .. }) => true,
             Error::Engine(error) => error.is_corruption(),
-            Error::IndexDamaged { .. } | Error::RunDamaged { .. } | Error::BadRecord { .. } => true,
+            Error::IndexDamaged { .. } | Error::RunDamaged { .. } => true,
+            Error::BadRecord { .. } | Error::CommandLost { .. } => true,
             Error::LogAndIndexDamaged { log } => log.is_corruption(),
             _ => false,
         }

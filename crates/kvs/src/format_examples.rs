@@ -9,6 +9,7 @@ use crate::index::examples::{directory_image, header_image, page_image};
 use crate::order;
 use crate::record::{Command, Record, encode_moved, encode_remove, encode_set};
 use crate::root::{Root, RootSegment};
+use crate::tail::Spot;
 
 fn root() -> Root {
     Root {
@@ -22,6 +23,7 @@ fn root() -> Root {
         log_end: (3, 8192),
         keys: 2,
         segments: vec![RootSegment { slot: 2, number: 3, stale_bytes: 100, remove_bytes: 0, removes: 0 }],
+        lost: vec![Spot::from_numbers([0x20_0001, 3, 4096])],
     }
 }
 

@@ -36,8 +36,10 @@ mod feed;
 #[cfg(test)]
 mod format_examples;
 mod heal;
+mod idle;
 mod index;
 mod lookup;
+mod lost;
 mod maintenance;
 mod open;
 mod options;

@@ -8,6 +8,8 @@ use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 use crate::index::Index;
+use crate::lost::Lost;
+use crate::order::Place as PlaceInLog;
 use crate::record::{Command, Record, begins_with_key, is_remove, key_start_bytes};
 use crate::segments::{Location, SegmentSlots};
 use crate::settle::Tail;
@@ -34,6 +36,8 @@ pub(crate) struct Table {
     pub(crate) slots: SegmentSlots,
     /// What the index has not yet.
     pub(crate) tail: Tail,
+    /// What it cannot have.
+    pub(crate) lost: Lost,
 }
 
 /// The index and the segments behind the lock that gets share.
@@ -49,6 +53,13 @@ struct Place {
     location: Location,
     /// It is newer than what the index has for this hash.
     is_in_tail: bool,
+}
+
+impl Place {
+    /// Whether what lies there is older than what lies at a place of the log.
+    fn is_before(&self, place: PlaceInLog) -> bool {
+        !self.is_in_tail && (self.location.segment, self.location.position) < place
+    }
 }
 
 /// The frame to which the index points for a key.
@@ -120,7 +131,7 @@ fn keep_value(head: EntryHead, key: &[u8], body: &mut Vec<u8>) -> Result<Option<
 impl Table {
     /// Of an index that has everything.
     pub(crate) fn new(index: Index, slots: SegmentSlots) -> Table {
-        Table { index, slots, tail: Tail::default() }
+        Table { index, slots, tail: Tail::default(), lost: Lost::default() }
     }
 
     /// Adds where the log has these addresses.
@@ -206,23 +217,28 @@ impl SharedTable {
     }
 
     /// Adds the places where a key with this hash may be. Only so many of the tail, if there are some: there may be very
-    /// many, of one key that was set all the time, and the newest is enough.
-    fn places(&self, hash: u64, tail_max: usize, places: &mut Places) -> Result<()> {
-        {
+    /// many, of one key that was set all the time, and the newest is enough. Answers the place of the last lost command
+    /// that may be the key's; all in the tail is newer.
+    fn places(&self, hash: u64, tail_max: usize, places: &mut Places) -> Result<Option<PlaceInLog>> {
+        let lost = {
             let table = self.read();
             if table.tail.may_have(hash) {
                 let newer = table.tail.locations(hash, &table.slots).take(tail_max);
                 places.extend(newer.map(|location| Place { location, is_in_tail: true }));
                 if places.len() == tail_max {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
+            let lost = table.lost.behind(hash, (0, 0));
             if let Some(candidates) = table.index.candidates(hash) {
-                return table.locate(candidates, places);
+                table.locate(candidates, places)?;
+                return Ok(lost);
             }
-        }
+            lost
+        };
         // What is settled between the two looks is met twice.
-        self.places_in_index(hash, places)
+        self.places_in_index(hash, places)?;
+        Ok(lost)
     }
 
     fn places_in_index(&self, hash: u64, places: &mut Places) -> Result<()> {
@@ -273,17 +289,22 @@ impl SharedTable {
         mut look: impl FnMut(Location) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let mut places = Places::new();
-        self.places(hash, 1, &mut places)?;
+        let mut lost = self.places(hash, 1, &mut places)?;
         let are_more = places.first().is_some_and(|place| place.is_in_tail);
-        match look_at(&places, damaged, &mut look)? {
-            None if are_more => {
-                // Two keys have one hash: the other places count too.
-                places.clear();
-                self.places(hash, usize::MAX, &mut places)?;
-                look_at(&places, damaged, look)
-            }
-            found => Ok(found),
+        let mut found = look_at(&places, damaged, &mut look)?;
+        if found.is_none() && are_more {
+            // Two keys have one hash: the other places count too.
+            places.clear();
+            lost = self.places(hash, usize::MAX, &mut places)?;
+            found = look_at(&places, damaged, look)?;
         }
+        if let Some(lost) = lost
+            && damaged == Damaged::Fail
+            && found.as_ref().is_none_or(|(_, place)| place.is_before(lost))
+        {
+            return Err(Error::CommandLost { segment: lost.0, position: lost.1 });
+        }
+        Ok(found.map(|(found, _)| found))
     }
 
     /// The frame of a key, be it a set or a remove; `None` if the index has none. Its value is not read.
@@ -307,7 +328,7 @@ impl SharedTable {
     ) -> Result<Option<Hit>> {
         let mut places = Places::new();
         self.places_in_index(hash, &mut places)?;
-        look_at(&places, damaged, hit_at(log, key))
+        look_at_hits(&places, damaged, log, key)
     }
 
     /// As [`SharedTable::find_in_index`] for several keys, given with their hashes. The memory of all their frames is asked
@@ -340,10 +361,10 @@ impl SharedTable {
                 // Its page is not in memory.
                 let mut places = Places::new();
                 self.places_in_index(hash, &mut places)?;
-                return look_at(&places, damaged, hit_at(log, key));
+                return look_at_hits(&places, damaged, log, key);
             };
             let of_key = &places[std::mem::replace(&mut first, end)..end];
-            look_at(of_key, damaged, hit_at(log, key))
+            look_at_hits(of_key, damaged, log, key)
         };
         ends.into_iter().zip(keys).map(look).collect()
     }
@@ -358,21 +379,28 @@ impl SharedTable {
     }
 }
 
-/// Looks at places until `look` finds what it looks for.
+/// The frame of a key at one of some places.
+fn look_at_hits(places: &[Place], damaged: Damaged, log: &SegmentSet, key: &[u8]) -> Result<Option<Hit>> {
+    Ok(look_at(places, damaged, hit_at(log, key))?.map(|(hit, _)| hit))
+}
+
+/// Looks at places until `look` finds what it looks for; answers where, too.
 fn look_at<T>(
     places: &[Place],
     damaged: Damaged,
     mut look: impl FnMut(Location) -> Result<Option<T>>,
-) -> Result<Option<T>> {
+) -> Result<Option<(T, Place)>> {
     let (mut damage, mut gone) = (None, None);
-    for &Place { location, is_in_tail } in places {
+    for &place in places {
+        let Place { location, is_in_tail } = place;
         match look(location) {
             Ok(None) => {}
+            Ok(Some(found)) => return Ok(Some((found, place))),
             Err(error @ Error::Engine(lsfs::Error::Gone { .. })) => gone = Some(error),
             // The index has an older command for the same key, which does not count.
             Err(error) if error.is_corruption() && is_in_tail => return Err(error),
             Err(error) if error.is_corruption() => damage = damage.or(Some(error)),
-            found_or_failed => return found_or_failed,
+            Err(error) => return Err(error),
         }
     }
     match gone.or(damage) {

@@ -15,6 +15,7 @@ use lsfs::io::Step;
 use lsfs::{Entry, FinalData, SetSegmentInfo};
 
 use crate::error::{Error, Result};
+use crate::idle::Rest;
 use crate::index::{FREE_PLACES_MAX, IndexStats, PAGE_BYTES};
 use crate::lookup::{Hit, missing, record_of};
 use crate::recent::Replaces;
@@ -27,7 +28,7 @@ use crate::tail::{self, Lists, TailFile, Unlisted};
 /// A checkpoint is not worth it for less than so many units of the log, unless it is asked for.
 const TAIL_UNITS_MIN: u64 = 8;
 /// What the log may be longer than the pages that a checkpoint writes, before one is made; ...
-const TAIL_PER_PAGE_BYTE: u64 = 4;
+pub(crate) const TAIL_PER_PAGE_BYTE: u64 = 4;
 /// ... and if an open need not read it, since its commands are listed.
 const LISTED_TAIL_PER_PAGE_BYTE: u64 = 30;
 /// An open reads at most so many units, whatever a checkpoint costs; ...
@@ -111,6 +112,8 @@ pub(crate) struct Maintenance {
     pub(crate) tail: Option<TailFile>,
     /// Why the index cannot be made anew.
     pub(crate) heal_failure: Option<Error>,
+    /// When the log was last seen to grow, if a checkpoint waits for that to end.
+    pub(crate) rest: Option<Rest>,
 }
 
 impl Maintenance {
@@ -122,6 +125,7 @@ impl Maintenance {
             loaded_to: (active, 0),
             tail: None,
             heal_failure: None,
+            rest: None,
         }
     }
 
@@ -179,7 +183,7 @@ impl Inner {
         }
         recorded?;
         self.tend_order(maintenance)?;
-        Ok(Step::Idle)
+        self.rest(maintenance)
     }
 
     /// Reads what was written since the last time into the page cache: the next set of a key compares it with the key in
@@ -320,6 +324,7 @@ impl Inner {
                 log_end: writer.log_end,
                 keys: writer.keys,
                 segments: segments.collect(),
+                lost: table.lost.spots().to_vec(),
             };
             let behind = (writer.tail_bytes, writer.tail_commands, writer.unlisted.take());
             (writer.tail_bytes, writer.tail_commands) = (0, 0);
@@ -482,6 +487,7 @@ impl Inner {
         let oldest_left = self.log.segments().iter().map(|info| info.number).find(|&other| other != number);
         let mut entries = self.log.iter_from(number, 0);
         let (mut group, mut group_bytes, mut unloaded_bytes) = (Vec::new(), 0, 0);
+        let mut is_moved = true;
         loop {
             let entry = match entries.next_entry() {
                 Ok(entry) => entry.filter(|entry| entry.pointer.segment == number),
@@ -496,10 +502,13 @@ impl Inner {
             group_bytes += entry.as_ref().map_or(0, |entry| entry.body.len());
             group.extend(entry);
             if is_end || group_bytes >= MOVE_BYTES {
-                if let Err(error) = self.move_live(&group, oldest_left) {
-                    self.heal_within(maintenance, &error)?;
-                    // Removes that were let go before are in the new index again: the segment has its turn once more.
-                    return Ok(());
+                match self.move_live(&group, oldest_left) {
+                    Ok(is_whole) => is_moved &= is_whole,
+                    Err(error) => {
+                        self.heal_within(maintenance, &error)?;
+                        // Removes that were let go before are in the new index again: the segment has its turn once more.
+                        return Ok(());
+                    }
                 }
                 group.clear();
                 unloaded_bytes += std::mem::take(&mut group_bytes);
@@ -513,12 +522,17 @@ impl Inner {
                 break;
             }
         }
+        if !is_moved {
+            maintenance.damaged.insert(number);
+            return Ok(());
+        }
         tracing::debug!(segment = number, "compacted");
         self.hand_over([number])
     }
 
-    /// Appends again what is live of these frames, and lets go what hides nothing any more.
-    fn move_live(&self, group: &[Entry], oldest_left: Option<u32>) -> Result<()> {
+    /// Appends again what is live of these frames, and lets go what hides nothing any more. `false` if something had to stay,
+    /// since a lost command may be newer: a copy would be newer than that.
+    fn move_live(&self, group: &[Entry], oldest_left: Option<u32>) -> Result<bool> {
         let mut frames = Vec::with_capacity(group.len());
         for entry in group {
             let record = record_of(entry)?;
@@ -528,21 +542,31 @@ impl Inner {
         // Most frames are stale, and stay so: whoever writes waits only for those that were live a moment ago.
         let live = self.live_of(frames)?;
         if live.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut writer = self.writer();
         // What was set meanwhile must not be hidden by the copy of what it replaces.
         self.settle_recent(&mut writer)?;
         let is_needless =
             |frame: &LiveFrame<'_>| hides_nothing(&frame.record, frame.entry.pointer.segment, oldest_left);
-        let (needless, moved): (Vec<_>, Vec<_>) = self.live_of(live)?.into_iter().partition(is_needless);
+        let live = self.live_of(live)?;
+        let (doubtful, live): (Vec<_>, Vec<_>) = {
+            let table = self.table.read();
+            let is_doubtful = |frame: &LiveFrame<'_>| {
+                let Pointer { segment, position, .. } = frame.entry.pointer;
+                table.lost.behind(frame.hash, (segment, position)).is_some()
+            };
+            live.into_iter().partition(is_doubtful)
+        };
+        let (needless, moved): (Vec<_>, Vec<_>) = live.into_iter().partition(is_needless);
         for LiveFrame { entry, hash, address, .. } in needless {
             self.table.write().index.remove(hash, address)?;
             writer.uncount_remove(entry.pointer);
             release(&self.log, entry.pointer);
         }
         self.move_all(&mut writer, &moved)?;
-        self.settle_recent(&mut writer)
+        self.settle_recent(&mut writer)?;
+        Ok(doubtful.is_empty())
     }
 
     /// Those of some frames to which the index points, with their addresses.
@@ -647,7 +671,8 @@ impl Inner {
         let sorted = self.sort_log(&mut self.maintenance(), true);
         self.remove_obsolete_runs();
         match sorted {
-            Err(error) if error.is_full() => {
+            // What is damaged is said by the scans that need it.
+            Err(error) if error.is_full() || error.is_corruption() => {
                 tracing::warn!(dir = %self.dir.display(), %error, "no sorted run was written");
                 Ok(())
             }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::heal::{Replay, count_all_as_live};
 use crate::index::{Index, KeyHasher, is_index_file};
 use crate::lookup::{SharedTable, Table, missing, record_of};
+use crate::lost::Lost;
 use crate::maintenance::Maintenance;
 use crate::options::{Options, SEGMENT_BYTES_MAX};
 use crate::order::{Place, is_run};
@@ -69,6 +70,12 @@ impl Inner {
                 (SharedTable::new(table), count_from(&log, &root)?, Some(root.log_end))
             }
             None => {
+                // Nothing of it is used. On a full disk that makes the room for what follows.
+                Index::remove_files(&env, &dir)?;
+                if final_data.get().is_some_and(|state| !state.bytes.is_empty()) {
+                    // It must not be used later either, should the file come back.
+                    final_data.set(&[])?;
+                }
                 count_all_as_live(&log)?;
                 let hasher = KeyHasher { seed: env.runtime.random() };
                 let index = Index::create(&env, &dir, options.index_bytes, hasher)?;
@@ -76,10 +83,6 @@ impl Inner {
                 (SharedTable::new(table), Writer::new(0, HashMap::new()), None)
             }
         };
-        if start.is_none() && final_data.get().is_some_and(|state| !state.bytes.is_empty()) {
-            // What it says is not used: it must not be used later either, its index file is about to go.
-            final_data.set(&[])?;
-        }
         // Opening the active segment has emptied the page cache of it, not of the others.
         let active = log.segments().last().map_or(0, |active| active.number);
         let mut inner = Inner::new(
@@ -96,7 +99,12 @@ impl Inner {
             inner.table.read().index.remove_other_files(&env, &inner.dir)?;
             if inner.report.replayed > 0 && inner.rebuilds.load(Ordering::Relaxed) == 0 {
                 inner.rebuilds.store(1, Ordering::Relaxed);
-                inner.checkpoint()?;
+                match inner.checkpoint() {
+                    Err(error) if error.is_full() => {
+                        tracing::warn!(dir = %inner.dir.display(), %error, "the new index is in memory only, until the next checkpoint");
+                    }
+                    other => other?,
+                }
             }
         }
         Ok(inner)
@@ -275,7 +283,7 @@ fn restore(env: &Env, dir: &Path, options: &Options, log: &SegmentSet, root: &Ro
     let mut index = Index::open(env, dir, &root.index, options.index_bytes, OpenMode::Write)?;
     let slots = slots_of(&index, root)?;
     index.make_obsolete(gone_since(log, root).filter_map(|gone| slots.addresses_of(gone.number)).collect());
-    Ok(Table::new(index, slots))
+    Ok(Table { lost: Lost::new(root.lost.clone()), ..Table::new(index, slots) })
 }
 
 /// The segments that were given back since the checkpoint.
@@ -294,16 +302,26 @@ pub(crate) fn next_there(
     entries: &mut Entries,
     is_listed: impl Fn(u32) -> lsfs::Result<bool>,
 ) -> Result<Option<Entry>> {
+    let mut attempts = LOOKS_MAX;
     loop {
         match entries.next_entry() {
             Err(lsfs::Error::Gone { .. }) => match entries.place().0 {
-                segment if is_listed(segment)? => return Err(missing(segment)),
+                // Beside a writer that is quick a look may come between the list and the file.
+                segment if is_listed(segment)? => {
+                    attempts -= 1;
+                    if attempts == 0 {
+                        return Err(missing(segment));
+                    }
+                }
                 _ => entries.skip_gone(),
             },
             other => return Ok(other?),
         }
     }
 }
+
+/// A segment that the list has and whose file is not there is looked at so often before it is taken for missing.
+const LOOKS_MAX: usize = 16;
 
 /// The segments that addresses of a checkpoint's index stand for.
 pub(crate) fn slots_of(index: &Index, root: &Root) -> Result<SegmentSlots> {

@@ -23,6 +23,7 @@ use crate::feed::{Feed, FeedLog, FeedStart, Position};
 use crate::heal::without_index;
 use crate::index::{Index, KeyHasher};
 use crate::lookup::{Damaged, ReadAt, SharedTable, Table, missing, read_key, record_of, value_of};
+use crate::lost::Lost;
 use crate::open::{CHECKPOINT_NAME, LOG_NAME, decode_root, listed_segments, log_end, next_there, slots_of};
 use crate::options::Options;
 use crate::order::{ReaderOrder, View as OrderView};
@@ -383,7 +384,8 @@ impl View {
         view.lists = lists.lists.into_iter().map(|list| list.part_of(&listed.numbers)).collect();
         view.listed = Arc::new(listed);
         view.checkpoint = Some(id);
-        view.table = Some(Arc::new(SharedTable::new(Table::new(index, slots))));
+        let lost = Lost::new(root.lost.clone());
+        view.table = Some(Arc::new(SharedTable::new(Table { lost, ..Table::new(index, slots) })));
         view.follow_to_now(log)?;
         Ok(view)
     }

@@ -1,11 +1,13 @@
 //! The root of a checkpoint: what an open needs to know of the index and of the log. `docs/format.md`, "The root".
 
 use crate::index::IndexRoot;
+use crate::tail::Spot;
 
 const MAGIC: [u8; 8] = *b"KVSroot\x01";
 const VERSION: u32 = 2;
 const FIXED_BYTES: usize = 72;
 const SEGMENT_BYTES: usize = 28;
+const LOST_BYTES: usize = 12;
 /// Instead of a slot.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
 
@@ -18,6 +20,8 @@ pub(crate) struct Root {
     /// Keys that have a value.
     pub(crate) keys: u64,
     pub(crate) segments: Vec<RootSegment>,
+    /// Commands that do not verify and are in no page of the index.
+    pub(crate) lost: Vec<Spot>,
 }
 
 /// A segment of the log at the time of the checkpoint.
@@ -59,6 +63,7 @@ impl Root {
         bytes.extend((self.index.directory.len() as u32).to_le_bytes());
         bytes.extend((self.segments.len() as u32).to_le_bytes());
         bytes.extend(self.index.generation.to_le_bytes());
+        bytes.extend((self.lost.len() as u32).to_le_bytes());
         bytes.resize(FIXED_BYTES, 0);
         for place in &self.index.directory {
             bytes.extend(place.to_le_bytes());
@@ -69,6 +74,9 @@ impl Root {
             bytes.extend(segment.stale_bytes.to_le_bytes());
             bytes.extend(segment.remove_bytes.to_le_bytes());
             bytes.extend(segment.removes.to_le_bytes());
+        }
+        for number in self.lost.iter().flat_map(|spot| spot.to_numbers()) {
+            bytes.extend(number.to_le_bytes());
         }
         bytes
     }
@@ -85,12 +93,16 @@ impl Root {
         if u32_at(8) != VERSION {
             return Err(RootFault::Version(u32_at(8)));
         }
-        let (places, segments) = (u32_at(48) as usize, u32_at(52) as usize);
-        let expected = FIXED_BYTES as u64 + places as u64 * 4 + segments as u64 * SEGMENT_BYTES as u64;
+        let (places, segments, lost) = (u32_at(48) as usize, u32_at(52) as usize, u32_at(60) as usize);
+        let expected = FIXED_BYTES as u64
+            + places as u64 * 4
+            + segments as u64 * SEGMENT_BYTES as u64
+            + lost as u64 * LOST_BYTES as u64;
         if bytes.len() as u64 != expected {
             return Err(RootFault::Length { found: bytes.len(), expected });
         }
         let segments_at = FIXED_BYTES + places * 4;
+        let lost_at = segments_at + segments * SEGMENT_BYTES;
         Ok(Root {
             index: IndexRoot {
                 depth: u32_at(12).try_into().unwrap_or(u8::MAX),
@@ -111,6 +123,10 @@ impl Root {
                     removes: u32_at(at + 24),
                 })
                 .collect(),
+            lost: (0..lost)
+                .map(|n| lost_at + n * LOST_BYTES)
+                .map(|at| Spot::from_numbers([u32_at(at), u32_at(at + 4), u32_at(at + 8)]))
+                .collect(),
         })
     }
 }
@@ -128,6 +144,7 @@ mod tests {
                 RootSegment { slot: 0, number: 9, stale_bytes: 1 << 40, remove_bytes: 3, removes: 2 },
                 RootSegment { slot: 2, number: 10, stale_bytes: 11, remove_bytes: 0, removes: 0 },
             ],
+            lost: vec![Spot::new(3 << 40, 9, 4096), Spot::new(5 << 40, 10, 8192)],
         }
     }
 
@@ -147,5 +164,6 @@ mod tests {
         assert_eq!(with(8, 1), Err(RootFault::Version(1)));
         assert!(matches!(with(51, 0xff), Err(RootFault::Length { .. })), "no allocation by a wrong length");
         assert!(matches!(with(55, 0xff), Err(RootFault::Length { .. })));
+        assert!(matches!(with(63, 0xff), Err(RootFault::Length { .. })));
     }
 }

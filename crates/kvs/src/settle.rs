@@ -14,8 +14,9 @@ use std::sync::atomic::Ordering;
 
 use lsfs::Entry;
 
-use crate::error::Result;
-use crate::lookup::{Damaged, record_of};
+use crate::error::{Error, Result};
+use crate::lookup::{Damaged, missing, record_of};
+use crate::lost::LOST_MAX;
 use crate::open::listed_segments;
 use crate::segments::{Location, SegmentSlots};
 use crate::store::{Inner, Inside, Writer, release};
@@ -135,12 +136,36 @@ impl Inner {
         while self.has_unsettled.load(Ordering::Relaxed) {
             let oldest = self.table.read().tail.oldest(hash);
             let Some(command) = oldest else { return Ok(()) };
-            let entry = self.log.read_at(command.segment, command.position)?;
-            self.settle_one(writer, &entry)?;
+            match self.read_command(command) {
+                Ok(entry) => self.settle_one(writer, &entry)?,
+                Err(error) if error.is_corruption() => self.lose(command, error)?,
+                Err(error) => return Err(error),
+            }
             let mut table = self.table.write();
             table.tail.settled(hash, command);
             self.has_unsettled.store(table.tail.has_opened(), Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    fn read_command(&self, Spot { segment, position, .. }: Spot) -> Result<Entry> {
+        let entry = match self.log.read_at(segment, position) {
+            Err(lsfs::Error::Gone { .. }) if self.is_listed(segment) => return Err(missing(segment)),
+            other => other?,
+        };
+        record_of(&entry)?;
+        Ok(entry)
+    }
+
+    /// A command cannot be settled: it is set aside, and what is said of it from now on is that it is lost.
+    fn lose(&self, command: Spot, error: Error) -> Result<()> {
+        let mut table = self.table.write();
+        if table.lost.spots().len() >= LOST_MAX {
+            return Err(error);
+        }
+        let Spot { segment, position, .. } = command;
+        tracing::error!(%error, segment, position, "a command is lost: keys that may be its own cannot be read until they are set or removed");
+        table.lost.add(command);
         Ok(())
     }
 

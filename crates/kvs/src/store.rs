@@ -230,6 +230,9 @@ pub struct Stats {
     /// How often the index was made anew from the log since the open, that included: because it was damaged, or because
     /// there was no checkpoint.
     pub index_rebuilds: u64,
+    /// Commands that do not verify, so that the keys they may be for cannot be read until they are set or removed; more
+    /// damage may be found when it is met.
+    pub lost_commands: u64,
     /// Whether a failed write has stopped the log: nothing is written until the store is opened again.
     pub is_stopped: bool,
 }
@@ -385,7 +388,7 @@ impl KvStore {
         Ok(hit.is_some_and(|hit| !hit.is_remove()))
     }
 
-    /// Removes a key; answers whether it was there.
+    /// Removes a key; answers whether it was there, or may have been, if the frame that would say it does not verify.
     ///
     /// # Errors
     /// As for [`KvStore::put`].
@@ -508,7 +511,7 @@ impl KvStore {
         Feed::new(FeedLog::Writer(log), runtime, from)
     }
 
-    /// Reads the whole log and the whole index and compares them. Maintenance waits meanwhile. While others write, each is
+    /// Reads the whole log and the whole index and compares them, and reads the sorted runs. Maintenance waits meanwhile. While others write, each is
     /// checked, but they are not compared.
     ///
     /// # Errors
@@ -539,6 +542,7 @@ impl KvStore {
             let reason = format!("it has {slots} addresses, the log has frames for {}", report.live);
             damage.push(self.inner().table.read().index.damaged(reason));
         }
+        self.inner().verify_runs(|error| damage.push(error))?;
         report.damage = damage;
         Ok(report)
     }
@@ -552,7 +556,10 @@ impl KvStore {
         }
         let (log, segments) = (inner.log.stats(), inner.log.segments());
         let (sorted_runs, unsorted_bytes) = inner.order_stats();
-        let index = inner.table.read().index.stats();
+        let (index, lost_commands) = {
+            let table = inner.table.read();
+            (table.index.stats(), table.lost.spots().len() as u64)
+        };
         let writer = inner.writer();
         let log_bytes = segments.iter().map(|segment| segment.total_bytes).sum();
         let live_bytes: u64 = segments.iter().map(|segment| segment.live_bytes).sum();
@@ -572,6 +579,7 @@ impl KvStore {
             sorted_runs,
             unsorted_bytes,
             index_rebuilds: inner.rebuilds.load(Ordering::Relaxed),
+            lost_commands,
             is_stopped: log.is_stopped,
         }
     }
@@ -754,7 +762,7 @@ impl Inner {
         changes: &'b [Prepared<'a>],
         condition: &mut Option<Condition<'_>>,
     ) -> Result<SmallVec<[Work<'a, 'b>; 1]>> {
-        let find = |change: &Prepared<'_>| self.find(change.key, change.hash, Damaged::Ignore);
+        let find = |change: &Prepared<'_>| self.find(change.key, change.hash, Damaged::Fail);
         let is_needed = |change: &Prepared<'_>, hit: &Option<Hit>| {
             !is_remove(change.record.kind) || hit.as_ref().is_some_and(|hit| !hit.is_remove())
         };
@@ -765,7 +773,15 @@ impl Inner {
                     work.push(change.replacing(Replaces::LastOf(change.key)));
                     continue;
                 }
-                let hit = find(change)?;
+                let hit = match find(change) {
+                    // What the key is cannot be known. Afterwards it is not there.
+                    Err(error) if error.is_corruption() && error.index_damage().is_none() => {
+                        let hit = self.find(change.key, change.hash, Damaged::Ignore)?;
+                        work.push(change.replacing(Replaces::Known(hit)));
+                        continue;
+                    }
+                    other => other?,
+                };
                 if is_needed(change, &hit) {
                     work.push(change.replacing(Replaces::Known(hit)));
                 }

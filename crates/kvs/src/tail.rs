@@ -51,6 +51,21 @@ impl Spot {
     pub(crate) fn new(hash: u64, segment: u32, position: u32) -> Spot {
         Spot { prefix: prefix_of(hash), segment, position }
     }
+
+    /// Whether it may be for a key with this hash.
+    pub(crate) fn is_of(&self, hash: u64) -> bool {
+        self.prefix == prefix_of(hash)
+    }
+
+    /// As the numbers that are kept of it.
+    pub(crate) fn to_numbers(self) -> [u32; 3] {
+        [self.prefix, self.segment, self.position]
+    }
+
+    /// From the numbers that were kept of it.
+    pub(crate) fn from_numbers([prefix, segment, position]: [u32; 3]) -> Spot {
+        Spot { prefix, segment, position }
+    }
 }
 
 fn prefix_of(hash: u64) -> u32 {

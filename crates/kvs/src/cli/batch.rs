@@ -13,7 +13,11 @@ use super::place::Place;
 ///
 /// One JSON object a line: {"key":"k","value":"v"} sets, {"key":"k","value":null} removes; `key_base64` and
 /// `value_base64` are for other bytes than UTF-8. After a crash all of them were carried out, or none.
+///
+/// Example:
+///   printf '%s\n' '{"key":"a","value":"1"}' '{"key":"b","value":null}' | kvs batch
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct BatchArgs {}
 
 /// Carries them out.

@@ -13,7 +13,13 @@ use super::place::Place;
 /// Change a key only if its value is as expected
 ///
 /// Prints nothing if that was so. Otherwise prints the key's value (or `Key not found`), and ends with 1.
+///
+/// Examples:
+///   kvs cas counter --expect 7 --set 8
+///   kvs cas lock --expect-missing --set me || echo taken
+///   kvs cas lock --expect me --remove
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 #[command(group = clap::ArgGroup::new("expected").required(true))]
 #[command(group = clap::ArgGroup::new("new").required(true))]
 pub(crate) struct CasArgs {

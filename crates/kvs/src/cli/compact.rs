@@ -9,7 +9,12 @@ use super::{CommandResult, output};
 /// Give back the space of what no key needs any more
 ///
 /// Prints the bytes of the log before and after.
+///
+/// Examples:
+///   kvs compact
+///   kvs --dir /srv/store compact --quiet
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct CompactArgs {
     /// Show no progress
     #[arg(short, long)]

@@ -8,8 +8,11 @@ use super::{CommandResult, output};
 
 /// Print a completion script for a shell
 ///
-/// For bash: kvs completions bash > ~/.local/share/bash-completion/completions/kvs
+/// Examples:
+///   kvs completions bash > ~/.local/share/bash-completion/completions/kvs
+///   kvs completions zsh > ~/.zfunc/_kvs
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     shell: Shell,

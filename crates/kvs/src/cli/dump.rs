@@ -12,7 +12,12 @@ use super::{CommandResult, output};
 ///
 /// Takes no lock: it also answers while another process writes, and prints the store as it was at one moment. If the writer
 /// gives back space that this needs, it ends with 3: start it again.
+///
+/// Examples:
+///   kvs dump > store.jsonl
+///   kvs dump | jq -r .key
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct DumpArgs {}
 
 /// Prints them.

@@ -11,7 +11,13 @@ use super::place::Place;
 /// Print the value of a key
 ///
 /// Takes no lock: it also answers while another process writes. Prints `Key not found` if it is not there, and ends with 0 all the same.
+///
+/// Examples:
+///   kvs get user/7
+///   kvs --dir /srv/store get -n picture > picture.png   the bytes of the value and no more
+///   kvs get -e user/7 || echo missing
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct GetArgs {
     /// The key
     key: OsString,

@@ -17,7 +17,14 @@ use super::{CommandResult, output};
 /// A line for each key: the key, a tab, the value. Keys are compared as bytes. Takes no lock: it also answers while another
 /// process writes, and shows the store as it was at the start; if the writer gives back space meanwhile, the rest may be as
 /// it was a little later. A value that is damaged is named on standard error, and the command ends with 4.
+///
+/// Examples:
+///   kvs list user/                                     keys that begin with it
+///   kvs list --from b --to d --keys
+///   kvs list --reverse -n 10                           the last ten
+///   kvs list -0 --keys | xargs -0 -n 1 kvs rm
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct ListArgs {
     /// Only keys that begin with this
     prefix: Option<OsString>,

@@ -17,7 +17,12 @@ const BATCH_BYTES: usize = 1 << 20;
 ///
 /// Prints how many lines were carried out. They become durable in parts; if the command fails, those before the failing
 /// part are there.
+///
+/// Examples:
+///   kvs --dir old dump | kvs --dir new load
+///   kvs load --compression zstd < store.jsonl
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct LoadArgs {
     /// Compress values, if that makes them shorter
     #[arg(long, value_name = "KIND", default_value = "none", value_parser = parse_compression)]

@@ -7,7 +7,11 @@ use super::{CommandResult, output};
 /// Make the index anew from the log, leaving out what is damaged there
 ///
 /// Prints what was left out. Keys whose last command was left out have the value before it, or none.
+///
+/// Example:
+///   cp -a store copy && kvs --dir copy repair
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct RepairArgs {}
 
 /// Repairs.

@@ -11,7 +11,12 @@ use super::place::Place;
 /// Remove a key
 ///
 /// Prints nothing; or `Key not found`, and ends with 1, if it is not there.
+///
+/// Examples:
+///   kvs rm user/7
+///   kvs rm -- -key                                     a key that begins with a dash
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct RmArgs {
     /// The key
     key: OsString,

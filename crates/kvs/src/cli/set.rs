@@ -16,7 +16,13 @@ use super::place::Place;
 /// Set a key to a value
 ///
 /// Prints nothing. The pair is durable when the command ends with 0.
+///
+/// Examples:
+///   kvs set user/7 Ada
+///   kvs set picture --file picture.png --compression zstd
+///   date | kvs set started -
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct SetArgs {
     /// The key, any bytes
     key: OsString,

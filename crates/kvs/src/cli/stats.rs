@@ -7,7 +7,12 @@ use super::place::Place;
 use super::{CommandResult, output};
 
 /// Print what the store holds
+///
+/// Examples:
+///   kvs stats
+///   kvs stats --json | jq .keys
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct StatsArgs {
     /// As one line of JSON
     #[arg(long)]
@@ -28,6 +33,7 @@ pub(crate) fn run(place: &Place, args: &StatsArgs) -> CommandResult {
         ("index_rebuilds", stats.index_rebuilds),
         ("sorted_runs", stats.sorted_runs),
         ("unsorted_bytes", stats.unsorted_bytes),
+        ("lost_commands", stats.lost_commands),
     ];
     let text = match args.json {
         true => {

@@ -7,7 +7,11 @@ use super::{CommandResult, output};
 /// Read everything and check it
 ///
 /// Prints what is damaged, one line each, and ends with 4 if anything is.
+///
+/// Example:
+///   kvs verify || echo damaged
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct VerifyArgs {}
 
 /// Verifies.

@@ -572,6 +572,11 @@ impl Index {
         }
     }
 
+    /// Removes all index files of `dir`.
+    pub(crate) fn remove_files(env: &Env, dir: &Path) -> Result<()> {
+        file::remove_others(env, dir, None)
+    }
+
     /// Removes the index files of `dir` that are not this index's.
     pub(crate) fn remove_other_files(&self, env: &Env, dir: &Path) -> Result<()> {
         file::remove_others(env, dir, Some(self.file.id))

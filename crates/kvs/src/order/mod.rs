@@ -74,6 +74,14 @@ impl Part {
         }
     }
 
+    /// Reads all of it, if it is a run.
+    fn verify(&self) -> Result<()> {
+        match &self.keys {
+            Keys::Memory(_) => Ok(()),
+            Keys::Run(run) => run.verify(),
+        }
+    }
+
     fn is_run(&self) -> bool {
         matches!(self.keys, Keys::Run(_))
     }
@@ -122,13 +130,21 @@ fn merge_newest(parts: &mut Vec<Part>, from: Place) -> Result<()> {
 }
 
 /// After an error: makes the damaged run among the parts anew from the log, in memory, and answers the new part; `None` if
-/// it is not among them any more. Any other error is answered.
-fn mend(log: &dyn SegmentLog, parts: &mut [Part], error: Error) -> Result<Option<Part>> {
+/// it is not among them any more. Any other error is answered. What is needed of the log, segments in order, must be there
+/// still.
+fn mend(log: &dyn SegmentLog, parts: &mut [Part], needed: &[u32], error: Error) -> Result<Option<Part>> {
     let Error::RunDamaged { path, .. } = &error else { return Err(error) };
     let is_damaged = |part: &&mut Part| matches!(&part.keys, Keys::Run(run) if run.is_at(path));
     let Some(part) = parts.iter_mut().find(is_damaged) else { return Ok(None) };
     tracing::warn!(%error, "the sorted run is made anew");
-    *part = gather(log, part.from, Some(part.to), usize::MAX)?.part;
+    let anew = gather(log, part.from, Some(part.to), usize::MAX)?.part;
+    // What was reclaimed since was left out.
+    let there = log.numbers()?;
+    let of_part = needed.iter().filter(|&&segment| (part.from.0..=part.to.0).contains(&segment));
+    if let Some(&segment) = of_part.into_iter().find(|segment| there.binary_search(segment).is_err()) {
+        return Err(Error::Outdated { segment });
+    }
+    *part = anew;
     Ok(Some(part.clone()))
 }
 

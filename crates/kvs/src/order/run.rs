@@ -142,6 +142,12 @@ pub(super) enum RunFault {
     Entries,
     #[error("run id {found:016x}, expected {expected:016x}")]
     Id { found: u64, expected: u64 },
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    #[error("it contradicts the block before it, or the one above it")]
+    Place,
+    #[error("{found} commands, the header says {expected}")]
+    Count { found: u64, expected: u64 },
 }
 
 /// An open run.
@@ -157,6 +163,16 @@ pub(crate) struct Run {
 enum Bytes {
     Mapped(Box<dyn FileMap>),
     File(Arc<dyn File>),
+}
+
+/// What was verified of a run so far.
+#[derive(Debug, Default)]
+struct Seen {
+    entries: u64,
+    /// The last leaf, where it ends, and its last key.
+    leaf: Option<BlockPlace>,
+    end: u64,
+    last_key: Option<Vec<u8>>,
 }
 
 /// A block, taken apart.
@@ -198,6 +214,70 @@ impl Run {
         damaged(&self.path, position, fault)
     }
 
+    /// A run is derived: one that cannot be read is made anew like one that does not verify.
+    fn unreadable(&self, position: u64, error: &std::io::Error) -> Error {
+        self.damaged(position, RunFault::Unreadable(error.to_string()))
+    }
+
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// [`Error::RunDamaged`] for the first block that does not verify, or contradicts the others.
+    pub(super) fn verify(&self) -> Result<()> {
+        let mut seen = Seen { end: HEADER_BYTES as u64, ..Seen::default() };
+        if let Some(level) = self.header.levels.checked_sub(1) {
+            self.verify_below(self.header.root, level, None, &mut seen)?;
+        }
+        let is_last_leaf = self.header.levels == 0 || seen.leaf == Some(self.header.last_leaf);
+        let expected = self.header.entries;
+        match seen.entries {
+            found if found != expected => Err(self.damaged(0, RunFault::Count { found, expected })),
+            _ if !is_last_leaf => Err(self.damaged(self.header.last_leaf.position, RunFault::Place)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes through a block and those below it; `first_key` is what the block above has for it.
+    fn verify_below(
+        &self,
+        place: BlockPlace,
+        level: u8,
+        first_key: Option<&[u8]>,
+        seen: &mut Seen,
+    ) -> Result<()> {
+        let mut block = Block::default();
+        self.load(place.position, Some(place.bytes), level, &mut block)?;
+        let keys = &block.entries;
+        if first_key.is_some_and(|key| key != keys.key(0)) {
+            return Err(self.damaged(place.position, RunFault::Place));
+        }
+        if level > 0 {
+            return (0..keys.len()).try_for_each(|n| {
+                self.verify_below(child_of(keys.spot(n).pointer), level - 1, Some(keys.key(n)), seen)
+            });
+        }
+        // Leaves lie one behind the other: scans go from each to the next.
+        let previous_bytes = seen.leaf.map_or(0, |leaf| leaf.bytes);
+        let is_in_order = |n: usize| match n {
+            0 => seen.last_key.as_deref().is_none_or(|last| last < keys.key(0)),
+            _ => keys.key(n - 1) < keys.key(n),
+        };
+        let is_of_stretch = |n: usize| {
+            let Pointer { segment, position, .. } = keys.spot(n).pointer;
+            (self.header.from..self.header.to).contains(&(segment, position))
+        };
+        if (place.position, block.previous_bytes) != (seen.end, previous_bytes)
+            || !(0..keys.len()).all(|n| is_in_order(n) && is_of_stretch(n))
+        {
+            return Err(self.damaged(place.position, RunFault::Place));
+        }
+        seen.last_key = Some(keys.key(keys.len() - 1).to_vec());
+        seen.end = place.position + u64::from(place.bytes);
+        seen.leaf = Some(place);
+        seen.entries += keys.len() as u64;
+        Ok(())
+    }
+
     pub(super) fn is_at(&self, path: &Path) -> bool {
         self.path == path
     }
@@ -215,7 +295,7 @@ impl Run {
         image.resize(len, 0);
         match &self.bytes {
             Bytes::Mapped(map) if position.saturating_add(len as u64) <= map.len() => {
-                map.read(position, image).map_err(|error| Error::io("read", &self.path, 0, error))
+                map.read(position, image).map_err(|error| self.unreadable(position, &error))
             }
             Bytes::Mapped(map) => {
                 let found = map.len().saturating_sub(position) as usize;
@@ -226,9 +306,8 @@ impl Run {
                 let start = position / unit * unit;
                 let skipped = (position - start) as usize;
                 let mut pages = AlignedBuf::zeroed((skipped + len).next_multiple_of(HEADER_BYTES));
-                let count = file
-                    .read_full_at(&mut pages, start)
-                    .map_err(|error| Error::io("read", &self.path, 0, error))?;
+                let count = file.read_full_at(&mut pages, start);
+                let count = count.map_err(|error| self.unreadable(position, &error))?;
                 if count < skipped + len {
                     let found = count.saturating_sub(skipped);
                     return Err(self.damaged(position, RunFault::Short { found, needed: len }));

@@ -14,7 +14,7 @@ use super::gather::gather;
 use super::run::remove_run;
 use super::view::{Keeper, View};
 use super::{Part, Place, START, end_of, find_runs, mend, merge_into_run, merge_newest, parts_to_merge};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::maintenance::Maintenance;
 use crate::store::{Inner, Inside, Owner};
 
@@ -294,7 +294,7 @@ impl Inner {
                 Ok(run) => run,
                 Err(error) => {
                     let damaged: Vec<u64> = parts.iter().filter_map(Part::run_id).collect();
-                    let mended = mend(&self.log, &mut state.parts, error)?;
+                    let mended = mend(&self.log, &mut state.parts, &[], error)?;
                     let is_gone = |id: &u64| !state.parts.iter().any(|part| part.run_id() == Some(*id));
                     self.order.obsolete().extend(damaged.into_iter().filter(is_gone));
                     tracing::debug!(is_mended = mended.is_some(), "merged again");
@@ -307,6 +307,23 @@ impl Inner {
             }
             self.order.obsolete().extend(parts.iter().filter_map(Part::run_id));
         }
+    }
+
+    /// Reads all runs; what does not verify goes to `damaged`, and is made anew when a scan meets it. A file whose header does
+    /// not verify is no run: so does a crash leave it.
+    pub(crate) fn verify_runs(&self, mut damaged: impl FnMut(Error)) -> Result<()> {
+        let parts = {
+            let mut state = self.order.state();
+            self.load_order(&mut state)?;
+            state.parts.clone()
+        };
+        for part in &parts {
+            match part.verify() {
+                Err(error @ Error::RunDamaged { .. }) => damaged(error),
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     /// Removes runs that nothing needs any more; in a call of the owner.

@@ -71,7 +71,7 @@ impl View {
 
     /// After an error: makes the damaged run anew from the log, in memory. Any other error is answered.
     pub(crate) fn mend(&self, error: Error) -> Result<()> {
-        let mended = super::mend(&*self.log, &mut self.parts(), error)?;
+        let mended = super::mend(&*self.log, &mut self.parts(), &self.numbers, error)?;
         if let Some(part) = mended {
             self.keeper.mended(&part);
         }

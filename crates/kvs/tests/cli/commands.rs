@@ -358,3 +358,36 @@ fn bench_measures_and_leaves_nothing() {
     assert!(is_empty(dir.path()));
     kvs(dir.path(), &["bench", "--seconds", "0"]).fails(2, &["--seconds"]);
 }
+
+#[test]
+fn every_command_shows_an_example_that_it_understands() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = kvs(dir.path(), &["--help"]).stdout();
+    let listed = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let names: Vec<&str> = listed
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names.into_iter().filter(|name| *name != "help") {
+        let help = kvs(dir.path(), &["help", name]).stdout();
+        let mut examples = 0;
+        for line in
+            help.lines().map(str::trim).filter(|line| line.contains("kvs ") && help.contains("Example"))
+        {
+            let words = line
+                .split_whitespace()
+                .skip_while(|word| *word != "kvs")
+                .take_while(|word| !matches!(*word, "|" | ">" | "||" | "<"));
+            let options: Vec<&str> = words.filter(|word| word.starts_with("--") && word.len() > 2).collect();
+            for option in &options {
+                assert!(
+                    help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n")),
+                    "{name}: {line}: {option}"
+                );
+            }
+            examples += 1;
+        }
+        assert!(examples > 0, "{name} shows no example: {help}");
+    }
+}

@@ -3,6 +3,7 @@
 use kvs::{Error, KvStore, Options};
 use lsfs::io::{DiskFault, FaultKind, SimDisk};
 
+use crate::healing::index_file;
 use crate::support::{Choices, budget, sim_env};
 use crate::{Command, DIR, Model, buffered, contents, difference, options};
 
@@ -217,6 +218,32 @@ fn what_an_open_found_is_no_burden_on_a_full_disk() {
 }
 
 #[test]
+fn an_index_is_made_anew_on_a_full_disk() {
+    const KEYS: u64 = 9_000;
+    let (disk, mut model) = killed_with_a_large_index(&SimDisk::with_capacity(12, 64 << 20), KEYS);
+    let large = |seed| Options { segment_bytes: 1 << 20, ..options(sim_env(&disk, seed)) };
+    disk.flip_bit(&index_file(&disk), 3 * 8).unwrap();
+    disk.set_capacity(disk.used_bytes());
+    let store = KvStore::open_with(DIR, large(2)).unwrap();
+    assert!(store.open_report().rebuilt);
+    let check = |store: &KvStore, model: &Model| {
+        for n in 0..KEYS {
+            let found = store.get_bytes(n.to_be_bytes()).unwrap_or_else(|error| panic!("key {n}: {error}"));
+            assert_eq!(found.as_ref(), model.get(&n.to_be_bytes()[..]), "key {n}");
+        }
+    };
+    check(&store, &model);
+    disk.set_capacity(64 << 20);
+    store.put(5u64.to_be_bytes(), "goes on").unwrap();
+    model.insert(5u64.to_be_bytes().to_vec(), b"goes on".to_vec());
+    drop(store);
+    let store = KvStore::open_with(DIR, large(3)).unwrap();
+    assert!(!store.open_report().rebuilt);
+    check(&store, &model);
+    assert!(store.verify().unwrap().damage.is_empty());
+}
+
+#[test]
 fn damage_is_named_and_the_rest_stays_readable() {
     let disk = SimDisk::new(8);
     let in_order = Options { ordered: true, ..options(sim_env(&disk, 8)) };
@@ -252,6 +279,13 @@ fn damage_is_named_and_the_rest_stays_readable() {
     assert!(error.is_corruption() && error.to_string().contains("data-00001.seg"), "{error}");
     assert_eq!(before, lost[0], "what lies before it in order was handed over");
     store.compact(|_| true).unwrap();
+    // It can be removed, and that is so also after a kill.
+    assert!(store.delete(lost[0].to_le_bytes()).unwrap());
+    assert_eq!(store.get_bytes(lost[0].to_le_bytes()).unwrap(), None);
+    let disk = disk.restart();
+    drop(store);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 11))).unwrap();
+    assert_eq!(store.get_bytes(lost[0].to_le_bytes()).unwrap(), None);
     // A new value for it is as good as any.
     store.put(lost[0].to_le_bytes(), b"new").unwrap();
     assert_eq!(store.get_bytes(lost[0].to_le_bytes()).unwrap(), Some(b"new".to_vec()));

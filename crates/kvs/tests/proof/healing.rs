@@ -421,3 +421,43 @@ fn threads_that_meet_the_same_damage_heal_it_once() {
         assert!(store.verify().unwrap().damage.is_empty());
     }
 }
+
+#[test]
+fn damaged_runs_are_named_by_verify_and_made_anew_by_who_scans() {
+    let disk = SimDisk::new(30);
+    let in_order = Options { ordered: true, ..options(sim_env(&disk, 30)) };
+    let store = KvStore::open_with(DIR, in_order).unwrap();
+    let mut model = Model::new();
+    for n in 0..600 {
+        buffered(&store).put(key(n), n.to_le_bytes()).unwrap();
+        model.insert(key(n), n.to_le_bytes().to_vec());
+    }
+    store.close().unwrap();
+    drop(store);
+    let is_run =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_str().unwrap().starts_with("run-"));
+    let run = disk.paths().into_iter().find(is_run).expect("a close leaves a run");
+    let len = disk.contents(&run).unwrap().len() as u64;
+    let (mut named, mut passed) = (0, 0);
+    let positions = (0..88).step_by(9).chain((PAGE_BYTES..len).step_by(151));
+    for (n, at) in positions.enumerate() {
+        let (disk, context) = (copy(&disk), format!("byte {at} of {len}"));
+        disk.flip_bit(&run, at * 8 + 3).unwrap();
+        let store = KvStore::open_with(DIR, options(sim_env(&disk, 100 + n as u64))).unwrap();
+        match &store.verify().unwrap().damage[..] {
+            [] => passed += 1,
+            [error @ Error::RunDamaged { path, .. }] => {
+                assert!(*path == run && error.is_corruption(), "{context}: {error}");
+                named += 1;
+            }
+            other => panic!("{context}: {other:?}"),
+        }
+        let scanned: Model = store.iter().unwrap().collect::<kvs::Result<_>>().unwrap();
+        assert!(scanned == model, "{context}: {}", difference(&scanned, &model));
+        store.put(key(0), model[&key(0)].clone()).unwrap();
+        store.compact(|_| true).unwrap();
+        assert!(store.verify().unwrap().damage.is_empty(), "{context}");
+        assert!(store.stats().sorted_runs == 1 && !disk.exists(&run), "{context}");
+    }
+    assert!(named > 20, "{named} named, {passed} without meaning");
+}

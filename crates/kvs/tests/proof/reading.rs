@@ -1,6 +1,6 @@
 //! Reading beside a writer that gives segments back, and where files are missing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kvs::{Error, KvReader, KvStore, Options};
 use lsfs::io::{Disk as _, SimDisk};
@@ -119,4 +119,38 @@ fn a_segment_whose_file_vanishes_is_damage_and_not_taken_for_one_that_is_gone() 
     check(&|key| store.get_bytes(key));
     is_named(&store.iter().unwrap_err());
     is_named(&store.verify().unwrap().damage[0]);
+}
+
+#[test]
+fn a_snapshot_whose_run_is_damaged_is_outdated_where_the_log_has_gone_on() {
+    const KEYS: u64 = 300;
+    let disk = SimDisk::new(6);
+    let in_order = Options { ordered: true, ..at_rest(&disk, 13) };
+    let store = KvStore::open_with(DIR, in_order).unwrap();
+    (0..KEYS).for_each(|n| store.put(n.to_be_bytes(), vec![1; 300]).unwrap());
+    store.close().unwrap();
+    drop(store);
+    let reader = KvReader::open_with(DIR, at_rest(&disk, 14)).unwrap();
+    let snapshot = reader.snapshot().unwrap();
+    assert_eq!(snapshot.iter().count() as u64, KEYS);
+    let is_run =
+        |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_str().unwrap().starts_with("run-"));
+    let paths = disk.paths();
+    let run = paths.iter().find(is_run).expect("a close leaves a run");
+    let pages = disk.contents(run).unwrap().len() as u64 / 4096;
+    (1..pages).for_each(|page| disk.flip_bit(run, (page * 4096 + 60) * 8).unwrap());
+    let store = KvStore::open_with(DIR, at_rest(&disk, 15)).unwrap();
+    (0..KEYS).for_each(|n| store.put(n.to_be_bytes(), "newer").unwrap());
+    store.compact(|_| true).unwrap();
+    assert!(store.stats().reclaimed_segments > 2, "{:?}", store.stats());
+    let mut outdated = 0;
+    for n in 0..KEYS {
+        match snapshot.get_bytes(n.to_be_bytes()) {
+            Ok(value) => assert_eq!(value, Some(vec![1; 300]), "key {n}"),
+            Err(Error::Outdated { .. }) => outdated += 1,
+            Err(error) => panic!("key {n}: {error}"),
+        }
+    }
+    assert!(outdated > 0);
+    assert_eq!(reader.iter().unwrap().count() as u64, KEYS, "a new view is whole");
 }

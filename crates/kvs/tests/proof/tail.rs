@@ -1,10 +1,14 @@
 //! What lies behind the last checkpoint: segments that were given back, so that what its index has at their addresses means
 //! nothing; and lists of commands, so that an open need not read them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use kvs::{KvReader, KvStore};
-use lsfs::io::{CrashStyle, Disk as _, SimDisk};
+use kvs::{KvReader, KvStore, Options};
+use lsfs::Env;
+use lsfs::io::{CrashStyle, Disk as _, SimDisk, SimRuntime};
 
 use crate::healing::{PAGE_BYTES, copy, index_file, pages_of};
 use crate::order::scan;
@@ -251,4 +255,171 @@ fn a_segment_that_cannot_be_read_is_not_taken_for_one_that_is_gone() {
         }
         assert!(found > 0 && refused > 0, "{}: {found} found, {refused} refused", segment.display());
     }
+}
+
+/// Damages the last frame that sets a key to this value.
+fn damage_frame(disk: &SimDisk, key: &[u8], value: &[u8]) {
+    let is_segment = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "seg");
+    let wanted = [key, value].concat();
+    let found = disk.paths().into_iter().filter(is_segment).filter_map(|path| {
+        let bytes = disk.contents(&path).unwrap();
+        let at = bytes.windows(wanted.len()).rposition(|window| window == wanted)?;
+        Some((path, at))
+    });
+    let (path, at) = found.max().unwrap_or_else(|| panic!("{wanted:?} is in no segment"));
+    disk.flip_bit(&path, (at as u64 + wanted.len() as u64 - 1) * 8).unwrap();
+}
+
+/// What a key with a lost command is afterwards.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Lost,
+    Set,
+    Removed,
+}
+
+/// Looks up all keys; those whose command is lost are refused, and the place is named.
+fn check_fates(
+    get: impl Fn(&[u8]) -> kvs::Result<Option<Vec<u8>>>,
+    model: &Model,
+    fates: &BTreeMap<u64, Fate>,
+    context: &str,
+) {
+    for n in 0..KEYS + 2 {
+        let found = get(&key(n));
+        if fates.get(&n) == Some(&Fate::Lost) {
+            let error = found.expect_err("an older value is not answered, nor that there is none");
+            let is_named =
+                ["in segment ", ".seg at byte"].iter().any(|place| error.to_string().contains(place));
+            assert!(error.is_corruption() && is_named, "{context}: {error}");
+            continue;
+        }
+        let found = found.unwrap_or_else(|error| panic!("{context}: key {n}: {error}"));
+        assert_eq!(found.as_ref(), model.get(&key(n)), "{context}: key {n}");
+    }
+}
+
+#[test]
+fn a_listed_command_that_is_damaged_is_named_and_the_store_goes_on() {
+    // Older values are there, of other tags; the last key is a new one.
+    let lost_keys = [5u64, 40, 77, KEYS + 1];
+    for is_settled_before_checkpoint in [false, true] {
+        let disk = SimDisk::new(4);
+        let uncompacted = Options { stale_percent: 100_000, ..options(sim_env(&disk, 1)) };
+        let store = KvStore::open_with(DIR, uncompacted).unwrap();
+        let mut model = Model::new();
+        (0..KEYS).for_each(|n| buffered(&store).put(key(n), [0; 20]).unwrap());
+        // The values before lie in other segments than what is lost.
+        (0..100).for_each(|n| buffered(&store).put(format!("filler {n}"), [3; 900]).unwrap());
+        store.checkpoint().unwrap();
+        for n in (0..400).chain([KEYS + 1]).chain(400..KEYS) {
+            if n == 390 {
+                buffered(&store).put(key(391), [9; 20]).unwrap();
+            }
+            buffered(&store).put(key(n), [1; 20]).unwrap();
+            model.insert(key(n), vec![1; 20]);
+        }
+        store.sync().unwrap();
+        let disk = disk.restart();
+        drop(store);
+        for n in lost_keys {
+            damage_frame(&disk, &key(n), &[1; 20]);
+            model.remove(&key(n));
+        }
+        // Older than the last command of its key: of no concern.
+        damage_frame(&disk, &key(391), &[9; 20]);
+        let mut fates = BTreeMap::from(lost_keys.map(|n| (n, Fate::Lost)));
+        let open = |disk: &SimDisk, seed| KvStore::open_with(DIR, options(sim_env(disk, seed))).unwrap();
+        let store = open(&disk, 2);
+        assert!(
+            !store.open_report().rebuilt && store.open_report().replayed < 100,
+            "{:?}",
+            store.open_report()
+        );
+        check_fates(|key| store.get_bytes(key), &model, &fates, "as opened");
+        if is_settled_before_checkpoint {
+            assert_eq!(store.stats().lost_commands, 5);
+            check_fates(|key| store.get_bytes(key), &model, &fates, "settled");
+        }
+        assert!(store.compare_and_swap(key(5), Some(&[0; 20]), Some(b"new")).unwrap_err().is_corruption());
+        assert!(store.compare_and_swap(key(KEYS + 1), None, Some(b"new")).unwrap_err().is_corruption());
+        store.checkpoint().unwrap();
+        assert!(!store.verify().unwrap().damage.is_empty());
+        let reader = KvReader::open_with(DIR, options(sim_env(&disk, 3))).unwrap();
+        check_fates(|key| reader.get_bytes(key), &model, &fates, "reader");
+        // A key is set and one is removed, and everything else is written again and compacted, twice.
+        store.put(key(40), "set again").unwrap();
+        model.insert(key(40), b"set again".to_vec());
+        assert!(store.delete(key(77)).unwrap(), "whatever it was, it is gone");
+        fates.extend([(40, Fate::Set), (77, Fate::Removed)]);
+        for round in 0..2u8 {
+            for n in (0..KEYS).filter(|n| !lost_keys.contains(n)) {
+                buffered(&store).put(key(n), [2 + round; 20]).unwrap();
+                model.insert(key(n), vec![2 + round; 20]);
+            }
+            store.compact(|_| true).unwrap();
+            let context = format!("compacted, round {round}");
+            check_fates(|key| store.get_bytes(key), &model, &fates, &context);
+            check_fates(|key| reader.get_bytes(key), &model, &fates, &context);
+            assert_eq!(store.stats().lost_commands, 5);
+        }
+        assert!(store.stats().reclaimed_segments > 0, "{:?}", store.stats());
+        let disk = disk.restart();
+        drop((store, reader));
+        let store = open(&disk, 4);
+        assert!(!store.open_report().rebuilt);
+        check_fates(|key| store.get_bytes(key), &model, &fates, "after another kill");
+        store.close().unwrap();
+        drop(store);
+        let store = open(&disk, 5);
+        check_fates(|key| store.get_bytes(key), &model, &fates, "after a close");
+        drop(store);
+        let reader = KvReader::open_with(DIR, options(sim_env(&disk, 6))).unwrap();
+        check_fates(|key| reader.get_bytes(key), &model, &fates, "reader of the closed store");
+        let repaired = Options { repair: true, ..options(sim_env(&disk, 7)) };
+        let store = KvStore::open_with(DIR, repaired).unwrap();
+        assert!(store.open_report().left_out.len() >= 4, "{:?}", store.open_report());
+        assert_eq!(store.stats().lost_commands, 0);
+        fates.retain(|_, fate| *fate != Fate::Lost);
+        model.insert(key(5), vec![0; 20]);
+        check_fates(|key| store.get_bytes(key), &model, &fates, "repaired: the values before");
+    }
+}
+
+#[test]
+fn a_store_that_comes_to_rest_makes_one_checkpoint_and_no_more() {
+    let (disk, runtime) = (SimDisk::new(5), SimRuntime::always_inline(1));
+    let env = Env { disk: Arc::new(disk.clone()), runtime: Arc::new(runtime.clone()) };
+    let store = KvStore::open_with(DIR, options(env)).unwrap();
+    (0..KEYS).for_each(|n| store.put(key(n), [0; 20]).unwrap());
+    store.checkpoint().unwrap();
+    let pass = |millis| {
+        runtime.advance(Duration::from_millis(millis));
+        runtime.settle();
+    };
+    // Little by little, with pauses: not worth the pages each time.
+    let mut tail_bytes = 0;
+    for round in 0..40u64 {
+        (0..5).for_each(|n| store.put(key(n), round.to_le_bytes()).unwrap());
+        pass(1_100);
+        assert!(store.stats().tail_bytes > tail_bytes, "round {round}");
+        tail_bytes = store.stats().tail_bytes;
+    }
+    let write = |rounds: u64| (0..rounds).for_each(|n| store.put(key(n % 10), [1; 20]).unwrap());
+    write(1_500);
+    assert!(store.stats().tail_bytes > 40 << 10, "{:?}", store.stats());
+    pass(600);
+    write(20);
+    pass(600);
+    assert!(store.stats().tail_bytes > 40 << 10, "it is written still");
+    pass(500);
+    assert_eq!(store.stats().tail_bytes, 0);
+    let operations = disk.op_count();
+    (0..20).for_each(|_| pass(1_500));
+    assert_eq!(disk.op_count(), operations, "it rests");
+    let disk = disk.restart();
+    drop(store);
+    let store = KvStore::open_with(DIR, options(sim_env(&disk, 2))).unwrap();
+    assert_eq!((store.open_report().replayed, store.open_report().rebuilt), (0, false));
+    assert_eq!(store.stats().keys, KEYS);
 }
