@@ -30,10 +30,11 @@ fn root() -> Root {
 /// What the code makes of the values that the document names.
 fn written() -> BTreeMap<&'static str, Vec<u8>> {
     let remove = encode_remove(b"key");
-    let record = Record::decode(remove.kind, &remove.body).unwrap();
+    let body = remove.body();
+    let record = Record::decode(remove.kind, &body).unwrap();
     BTreeMap::from([
-        ("set", encode_set(b"key", b"value", lsfs::codec::Compression::None).body.to_vec()),
-        ("moved_remove", encode_moved(remove.kind, &remove.body, &record, 3).body.to_vec()),
+        ("set", encode_set(b"key", b"value", lsfs::codec::Compression::None).body()),
+        ("moved_remove", encode_moved(remove.kind, &body, &record, 3).body()),
         ("index_header", header_image()),
         ("index_page", page_image()),
         ("index_directory", directory_image()),

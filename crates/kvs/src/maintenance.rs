@@ -604,10 +604,9 @@ impl Inner {
             })
             .collect();
         let mut placed = Vec::with_capacity(copies.len());
-        let appended =
-            self.log.append_each(copies.iter().map(|copy| (copy.kind, &copy.body[..])), |pointer| {
-                placed.push(pointer)
-            });
+        let appended = self
+            .log
+            .append_each(copies.iter().map(|copy| (copy.kind, copy.parts())), |pointer| placed.push(pointer));
         // Also after an error: what was appended is in the log.
         let notes = frames.iter().zip(&copies).zip(placed).map(|((frame, copy), pointer)| {
             let old = Hit { address: frame.address, head: frame.entry.head() };

@@ -63,59 +63,78 @@ pub(crate) enum RecordFault {
     Decompress(#[from] DecompressFault),
 }
 
-/// A command as bytes: the frame's kind and body.
+/// A command as bytes: the frame's kind, and its body in two parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EncodedRecord {
+pub(crate) struct EncodedRecord<'a> {
     pub(crate) kind: u8,
-    pub(crate) body: Body,
+    /// What had to be put together.
+    head: Head,
+    /// What follows it as it was given: a value, or a whole body.
+    rest: &'a [u8],
 }
 
-/// Bodies up to this length are made without an allocation.
-const BODY_ON_STACK_BYTES: usize = 256;
+/// Heads up to this length are made without an allocation.
+const HEAD_ON_STACK_BYTES: usize = 128;
 
-/// The body of a frame.
-pub(crate) type Body = SmallVec<[u8; BODY_ON_STACK_BYTES]>;
+/// The beginning of a body.
+type Head = SmallVec<[u8; HEAD_ON_STACK_BYTES]>;
 
-impl AsRef<[u8]> for EncodedRecord {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
+impl EncodedRecord<'_> {
+    /// The parts of the body.
+    pub(crate) fn parts(&self) -> [&[u8]; 2] {
+        [&self.head, self.rest]
+    }
+
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.head.len() + self.rest.len()
+    }
+
+    /// The body in one piece.
+    #[cfg(test)]
+    pub(crate) fn body(&self) -> Vec<u8> {
+        self.parts().concat()
     }
 }
 
 /// Encodes a set; the value is compressed if that makes it shorter. The caller has checked the lengths.
-pub(crate) fn encode_set(key: &[u8], value: &[u8], compression: Compression) -> EncodedRecord {
+pub(crate) fn encode_set<'a>(key: &[u8], value: &'a [u8], compression: Compression) -> EncodedRecord<'a> {
     let compressed = compression.compress(value).filter(|stored| stored.len() + RAW_LEN_BYTES < value.len());
-    let stored = compressed.as_deref().unwrap_or(value);
-    let (short_key, mut body) = with_key(key, RAW_LEN_BYTES + stored.len());
-    let kind = match &compressed {
-        None => OP_SET,
-        Some(_) => {
-            body.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            OP_SET | compression.code() << COMPRESSION_SHIFT
-        }
+    let Some(stored) = compressed else {
+        let (short_key, head) = with_key(key, 0);
+        return EncodedRecord { kind: OP_SET | short_key, head, rest: value };
     };
-    body.extend_from_slice(stored);
-    EncodedRecord { kind: kind | short_key, body }
+    let (short_key, mut head) = with_key(key, RAW_LEN_BYTES + stored.len());
+    head.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    head.extend_from_slice(&stored);
+    let kind = OP_SET | compression.code() << COMPRESSION_SHIFT;
+    EncodedRecord { kind: kind | short_key, head, rest: &[] }
 }
 
 /// Encodes a remove.
-pub(crate) fn encode_remove(key: &[u8]) -> EncodedRecord {
-    let (short_key, body) = with_key(key, 0);
-    EncodedRecord { kind: OP_REMOVE | short_key, body }
+pub(crate) fn encode_remove(key: &[u8]) -> EncodedRecord<'static> {
+    let (short_key, head) = with_key(key, 0);
+    EncodedRecord { kind: OP_REMOVE | short_key, head, rest: &[] }
 }
 
 /// The copy of a command that compaction writes; `segment` is where the original lies.
-pub(crate) fn encode_moved(kind: u8, body: &[u8], record: &Record<'_>, segment: u32) -> EncodedRecord {
-    let mut body = Body::from_slice(body);
+pub(crate) fn encode_moved<'a>(
+    kind: u8,
+    body: &'a [u8],
+    record: &Record<'_>,
+    segment: u32,
+) -> EncodedRecord<'a> {
+    let kind = kind | MOVED;
     if let Command::Remove { born: None } = record.command {
-        body.extend_from_slice(&segment.to_le_bytes());
+        let mut head = Head::from_slice(body);
+        head.extend_from_slice(&segment.to_le_bytes());
+        return EncodedRecord { kind, head, rest: &[] };
     }
-    EncodedRecord { kind: kind | MOVED, body }
+    EncodedRecord { kind, head: Head::new(), rest: body }
 }
 
 /// The set of a frame, be that a copy or not, as if it were made now.
-pub(crate) fn encode_original(kind: u8, body: &[u8]) -> EncodedRecord {
-    EncodedRecord { kind: kind & !MOVED, body: Body::from_slice(body) }
+pub(crate) fn encode_original(kind: u8, body: &[u8]) -> EncodedRecord<'_> {
+    EncodedRecord { kind: kind & !MOVED, head: Head::new(), rest: body }
 }
 
 /// Key and value of a set that is not compressed; `None` for everything else.
@@ -126,8 +145,8 @@ pub(crate) fn plain_set(kind: u8, body: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// A body that begins with a key, and what the kind says of that.
-fn with_key(key: &[u8], more: usize) -> (u8, Body) {
-    let mut body = Body::with_capacity(KEY_LEN_BYTES + key.len() + more);
+fn with_key(key: &[u8], more: usize) -> (u8, Head) {
+    let mut body = Head::with_capacity(KEY_LEN_BYTES + key.len() + more);
     let short_key = match u8::try_from(key.len()) {
         Ok(len) => {
             body.push(len);
@@ -228,8 +247,8 @@ impl StoredValue<'_> {
 mod tests {
     use super::*;
 
-    fn value_of(encoded: &EncodedRecord) -> Vec<u8> {
-        match Record::decode(encoded.kind, &encoded.body).unwrap().command {
+    fn value_of(encoded: &EncodedRecord<'_>) -> Vec<u8> {
+        match Record::decode(encoded.kind, &encoded.body()).unwrap().command {
             Command::Set(value) => value.to_vec().unwrap(),
             other => panic!("{other:?}"),
         }
@@ -242,18 +261,19 @@ mod tests {
             for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
                 for key in [&b""[..], b"key", &[0xff; 255], &[0xff; 256], &[0xff; KEY_BYTES_MAX]] {
                     let encoded = encode_set(key, value, compression);
-                    assert_eq!(Record::decode(encoded.kind, &encoded.body).unwrap().key, key);
+                    let body = encoded.body();
+                    assert_eq!(Record::decode(encoded.kind, &body).unwrap().key, key);
                     assert_eq!(value_of(&encoded), value);
                     let len_bytes = if key.len() < 256 { 1 } else { 2 };
                     assert!(
-                        encoded.body.len() <= len_bytes + key.len() + value.len(),
+                        encoded.body_bytes() <= len_bytes + key.len() + value.len(),
                         "never longer than plain"
                     );
-                    let plain = plain_set(encoded.kind, &encoded.body);
-                    assert_eq!(plain.is_some(), encoded.body.len() == len_bytes + key.len() + value.len());
+                    let plain = plain_set(encoded.kind, &body);
+                    assert_eq!(plain.is_some(), encoded.body_bytes() == len_bytes + key.len() + value.len());
                     assert!(plain.is_none_or(|found| found == (key, value)));
-                    let record = Record::decode(encoded.kind, &encoded.body).unwrap();
-                    let moved = encode_moved(encoded.kind, &encoded.body, &record, 7);
+                    let record = Record::decode(encoded.kind, &body).unwrap();
+                    let moved = encode_moved(encoded.kind, &body, &record, 7);
                     assert!(is_moved(moved.kind) && !is_remove(moved.kind));
                     assert_eq!(value_of(&moved), value);
                 }
@@ -264,13 +284,15 @@ mod tests {
     #[test]
     fn a_remove_keeps_its_first_segment_over_copies() {
         let encoded = encode_remove(b"key");
-        let record = Record::decode(encoded.kind, &encoded.body).unwrap();
+        let body = encoded.body();
+        let record = Record::decode(encoded.kind, &body).unwrap();
         assert_eq!(record, Record { key: b"key", command: Command::Remove { born: None } });
-        let moved = encode_moved(encoded.kind, &encoded.body, &record, 7);
-        let record = Record::decode(moved.kind, &moved.body).unwrap();
+        let moved = encode_moved(encoded.kind, &body, &record, 7);
+        let body = moved.body();
+        let record = Record::decode(moved.kind, &body).unwrap();
         assert_eq!(record.command, Command::Remove { born: Some(7) });
-        let again = encode_moved(moved.kind, &moved.body, &record, 9);
-        assert_eq!(again, moved);
+        let again = encode_moved(moved.kind, &body, &record, 9);
+        assert_eq!((again.kind, again.body()), (moved.kind, moved.body()));
         assert!(is_remove(again.kind));
     }
 
@@ -281,7 +303,8 @@ mod tests {
             (&b"key"[..], [&b"kez"[..], b"ke", b"keyv", b"", &long]),
             (&long, [&[7; 299], &[7; 301], &[7; 44], b"", b"key"]),
         ] {
-            let EncodedRecord { kind, body } = encode_set(key, b"value", Compression::None);
+            let encoded = encode_set(key, b"value", Compression::None);
+            let (kind, body) = (encoded.kind, encoded.body());
             let start = |key| &body[..key_start_bytes(key).min(body.len())];
             assert!(begins_with_key(kind, start(key), key));
             for other in others {
@@ -289,7 +312,7 @@ mod tests {
             }
         }
         let remove = encode_remove(b"");
-        assert!(!begins_with_key(1, b"", b"") && begins_with_key(remove.kind, &remove.body, b""));
+        assert!(!begins_with_key(1, b"", b"") && begins_with_key(remove.kind, &remove.body(), b""));
     }
 
     #[test]

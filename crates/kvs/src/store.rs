@@ -241,7 +241,7 @@ pub struct Stats {
 struct Prepared<'a> {
     key: &'a [u8],
     hash: u64,
-    record: EncodedRecord,
+    record: EncodedRecord<'a>,
 }
 
 impl<'a> Prepared<'a> {
@@ -413,7 +413,7 @@ impl KvStore {
                 prepared.push(self.inner().prepare(&change.key, change.value.as_deref())?);
             }
         }
-        let size_bytes: u64 = prepared.iter().map(|change| change.record.body.len() as u64).sum();
+        let size_bytes: u64 = prepared.iter().map(|change| change.record.body_bytes() as u64).sum();
         if prepared.len() > 1 && size_bytes > SEGMENT_BYTES_MAX {
             return Err(Error::TooLarge { what: "batch", size_bytes, limit_bytes: SEGMENT_BYTES_MAX });
         }
@@ -697,7 +697,7 @@ impl Inner {
     }
 
     /// Checks and encodes a command, without any lock.
-    fn prepare<'a>(&self, key: &'a [u8], value: Option<&[u8]>) -> Result<Prepared<'a>> {
+    fn prepare<'a>(&self, key: &'a [u8], value: Option<&'a [u8]>) -> Result<Prepared<'a>> {
         let within = |what, size: usize, limit: usize| match size <= limit {
             true => Ok(()),
             false => Err(Error::TooLarge { what, size_bytes: size as u64, limit_bytes: limit as u64 }),
@@ -740,13 +740,12 @@ impl Inner {
             [] => {}
             [(only, replaces)] => {
                 let record = &only.record;
-                let pointer = self.log.append(record.kind, &record.body, Durability::Buffer)?;
+                let pointer = self.log.append_parts(record.kind, record.parts(), Durability::Buffer)?;
                 self.note(&mut writer, [(only.hash, record.kind, pointer, replaces.clone())]);
             }
             several => {
-                let entries: Vec<_> =
-                    several.iter().map(|(change, _)| (change.record.kind, &change.record)).collect();
-                let pointers = self.log.append_batch(&entries, Durability::Buffer)?;
+                let entries = several.iter().map(|(change, _)| (change.record.kind, change.record.parts()));
+                let pointers = self.log.append_batch_of_parts(entries, Durability::Buffer)?;
                 let placed = several.iter().zip(pointers).map(|((change, replaces), pointer)| {
                     (change.hash, change.record.kind, pointer, replaces.clone())
                 });
@@ -798,7 +797,7 @@ impl Inner {
 
     /// Whether so much was written that maintenance should look.
     fn wants_maintenance(&self, changes: &[Prepared<'_>]) -> bool {
-        let bytes: u64 = changes.iter().map(|change| change.record.body.len() as u64).sum();
+        let bytes: u64 = changes.iter().map(|change| change.record.body_bytes() as u64).sum();
         let unwatched = self.unwatched_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         // Looked at before it is changed: a change costs as much as the rest of this.
         let was_postponed =

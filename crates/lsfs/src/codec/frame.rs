@@ -194,8 +194,19 @@ impl FrameLayout {
 
 /// The checksum of each piece of a body; of an empty body, one.
 pub fn piece_checksums(body: &[u8]) -> impl Iterator<Item = u32> + '_ {
-    let empty = body.is_empty().then_some(0);
-    empty.into_iter().chain(body.chunks(FRAME_PIECE_BYTES).map(|piece| crc32c(0, piece)))
+    piece_checksums_of([body, &[]])
+}
+
+/// As [`piece_checksums`], of a body that lies in two parts.
+pub fn piece_checksums_of(parts: [&[u8]; 2]) -> impl Iterator<Item = u32> + '_ {
+    let [first, second] = parts;
+    let (middle, end) = (first.len(), first.len() + second.len());
+    let starts = (0..end.max(1)).step_by(FRAME_PIECE_BYTES);
+    starts.map(move |from| {
+        let to = end.min(from + FRAME_PIECE_BYTES);
+        let of_first = crc32c(0, &first[from.min(middle)..to.min(middle)]);
+        crc32c(of_first, &second[from.saturating_sub(middle)..to.saturating_sub(middle)])
+    })
 }
 
 /// What all frames of a segment share.
@@ -537,6 +548,23 @@ mod tests {
 
     fn header(body_bytes: u32) -> FrameHeader {
         FrameHeader { more: true, witness: false, footer: false, kind: 9, epoch: 3, body_bytes }
+    }
+
+    #[test]
+    fn checksums_do_not_depend_on_where_a_body_is_cut() {
+        let body: Vec<u8> = (0..2 * FRAME_PIECE_BYTES + 5).map(|n| (n * n / 7) as u8).collect();
+        for len in [0, 1, FRAME_PIECE_BYTES - 1, FRAME_PIECE_BYTES, FRAME_PIECE_BYTES + 1, body.len()] {
+            let body = &body[..len];
+            let whole: Vec<u32> = match len {
+                0 => vec![0],
+                _ => body.chunks(FRAME_PIECE_BYTES).map(|piece| crc32c(0, piece)).collect(),
+            };
+            assert_eq!(piece_checksums(body).collect::<Vec<_>>(), whole, "{len}");
+            for cut in [0, 1, 17, FRAME_PIECE_BYTES, FRAME_PIECE_BYTES + 3].map(|cut| cut.min(len)) {
+                let (first, second) = body.split_at(cut);
+                assert_eq!(piece_checksums_of([first, second]).collect::<Vec<_>>(), whole, "{cut} of {len}");
+            }
+        }
     }
 
     /// A header, and what has to follow it to be decoded.

@@ -33,6 +33,7 @@ pub use footer::{FOOTER_BYTES, Footer, FooterFault};
 pub use frame::{
     FRAME_BODY_ALIGNMENT, FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES_MAX, FRAME_PIECE_BYTES, FrameFault,
     FrameHeader, FrameIdentity, FrameLayout, SHORT_BODY_BYTES_END, check_pieces, piece_checksums,
+    piece_checksums_of,
 };
 pub use index_entry::{INDEX_ENTRY_BYTES, IndexEntry};
 pub(crate) use manifest::lost_range_of;

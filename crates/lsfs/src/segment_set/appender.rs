@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::codec::{
     Checksum, Compression, FOOTER_BYTES, FRAME_HEADER_BYTES_MAX, FileHeader, FileKind, Footer, FrameHeader,
-    FrameIdentity, FrameLayout, Pointer, SegmentList, StreamId, Tally, piece_checksums,
+    FrameIdentity, FrameLayout, Pointer, SegmentList, StreamId, Tally, piece_checksums, piece_checksums_of,
 };
 use crate::directory::{self, WriterLock};
 use crate::env::Env;
@@ -156,20 +156,25 @@ type TailGuard<'a> = MutexGuard<'a, Tail>;
 /// An entry with the checksums of its body, which are made before any lock is taken.
 pub(crate) struct Entry<'a> {
     kind: u8,
-    body: &'a [u8],
+    body: [&'a [u8]; 2],
     first_checksum: u32,
     more_checksums: Vec<u32>,
 }
 
 impl<'a> Entry<'a> {
-    pub(crate) fn new(kind: u8, body: &'a [u8], options: &SetOptions) -> Result<Self> {
-        if body.len() as u64 > options.body_limit_bytes.into() {
+    pub(crate) fn new(kind: u8, body: [&'a [u8]; 2], options: &SetOptions) -> Result<Self> {
+        let size_bytes = body[0].len() as u64 + body[1].len() as u64;
+        if size_bytes > options.body_limit_bytes.into() {
             let limit_bytes = options.body_limit_bytes.into();
-            return Err(Error::TooLarge { size_bytes: body.len() as u64, limit_bytes });
+            return Err(Error::TooLarge { size_bytes, limit_bytes });
         }
-        let mut checksums = piece_checksums(body);
+        let mut checksums = piece_checksums_of(body);
         let first_checksum = checksums.next().expect("every body has a piece");
         Ok(Entry { kind, body, first_checksum, more_checksums: checksums.collect() })
+    }
+
+    fn body_bytes(&self) -> u32 {
+        (self.body[0].len() + self.body[1].len()) as u32
     }
 
     fn checksums(&self) -> impl Iterator<Item = u32> + '_ {
@@ -1331,7 +1336,7 @@ impl Tail {
 
     fn put(&mut self, entry: &Entry<'_>, more: bool) -> Pointer {
         let position = self.buffer.end();
-        let body_bytes = entry.body.len() as u32;
+        let body_bytes = entry.body_bytes();
         let header = FrameHeader {
             more,
             witness: false,
@@ -1340,7 +1345,7 @@ impl Tail {
             epoch: self.frame_epoch,
             body_bytes,
         };
-        self.buffer.put(&self.identity, &header, entry.checksums(), &[entry.body]);
+        self.buffer.put(&self.identity, &header, entry.checksums(), &entry.body);
         self.appended = self.appended.with(&self.identity, position, body_bytes, entry.checksums());
         self.counted.0 += 1;
         self.counted.1 += u64::from(body_bytes);
@@ -1384,7 +1389,7 @@ impl Tail {
 
 /// Where entries end that begin at a position.
 fn end_of(position: u64, entries: &[Entry<'_>], layout: FrameLayout) -> u64 {
-    entries.iter().fold(position, |end, entry| layout.frame_end(end, entry.body.len() as u32))
+    entries.iter().fold(position, |end, entry| layout.frame_end(end, entry.body_bytes()))
 }
 
 impl NextSegment {

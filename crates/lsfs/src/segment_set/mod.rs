@@ -305,6 +305,14 @@ impl SegmentSet {
     /// and reclaiming gives space back. [`Error::IndeterminateEntries`] if the write that carried the entry failed:
     /// after reopening it may be there or not. [`Error::Poisoned`] after any earlier failure.
     pub fn append(&self, kind: u8, body: &[u8], durability: Durability) -> Result<Pointer> {
+        self.append_parts(kind, [body, &[]], durability)
+    }
+
+    /// As [`SegmentSet::append`], of an entry whose body lies in two parts: they need not be put together before.
+    ///
+    /// # Errors
+    /// As for [`SegmentSet::append`].
+    pub fn append_parts(&self, kind: u8, body: [&[u8]; 2], durability: Durability) -> Result<Pointer> {
         let entry = appender::Entry::new(kind, body, &self.appender().options)?;
         let mut pointer = None;
         self.appender().append(&[entry], durability, |placed| pointer = Some(placed))?;
@@ -320,29 +328,46 @@ impl SegmentSet {
         entries: &[(u8, B)],
         durability: Durability,
     ) -> Result<Vec<Pointer>> {
-        let options = &self.appender().options;
-        let entries: Result<Vec<_>> =
-            entries.iter().map(|(kind, body)| appender::Entry::new(*kind, body.as_ref(), options)).collect();
-        let entries = entries?;
+        self.append_batch_of_parts(
+            entries.iter().map(|(kind, body)| (*kind, [body.as_ref(), &[]])),
+            durability,
+        )
+    }
+
+    /// As [`SegmentSet::append_batch`], of entries whose bodies lie in two parts.
+    ///
+    /// # Errors
+    /// As for [`SegmentSet::append_batch`].
+    pub fn append_batch_of_parts<'a>(
+        &self,
+        entries: impl IntoIterator<Item = (u8, [&'a [u8]; 2])>,
+        durability: Durability,
+    ) -> Result<Vec<Pointer>> {
+        let entries = self.prepared(entries)?;
         let mut pointers = Vec::with_capacity(entries.len());
         self.appender().append(&entries, durability, |placed| pointers.push(placed))?;
         Ok(pointers)
     }
 
-    /// Appends entries as by [`SegmentSet::append`] with [`Durability::Buffer`] for each of them, which is faster. Tells
-    /// `placed` where each lies, in their order.
+    /// Appends entries as by [`SegmentSet::append`] with [`Durability::Buffer`] for each of them, which is faster; their
+    /// bodies lie in two parts. Tells `placed` where each lies, in their order.
     ///
     /// # Errors
     /// As for [`SegmentSet::append`]; entries that `placed` was told of were appended.
     pub fn append_each<'a>(
         &self,
-        entries: impl IntoIterator<Item = (u8, &'a [u8])>,
+        entries: impl IntoIterator<Item = (u8, [&'a [u8]; 2])>,
         placed: impl FnMut(Pointer),
     ) -> Result<()> {
+        self.appender().append_each(&self.prepared(entries)?, placed)
+    }
+
+    fn prepared<'a>(
+        &self,
+        entries: impl IntoIterator<Item = (u8, [&'a [u8]; 2])>,
+    ) -> Result<Vec<appender::Entry<'a>>> {
         let options = &self.appender().options;
-        let entries: Result<Vec<_>> =
-            entries.into_iter().map(|(kind, body)| appender::Entry::new(kind, body, options)).collect();
-        self.appender().append_each(&entries?, placed)
+        entries.into_iter().map(|(kind, body)| appender::Entry::new(kind, body, options)).collect()
     }
 
     /// Returns when everything appended before the call is durable; in a cache, when it is handed to the system.
