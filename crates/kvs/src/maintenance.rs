@@ -201,6 +201,10 @@ impl Inner {
                 false => info.end,
             };
             maintenance.loaded_to = (info.number, to);
+            if !info.is_sealed {
+                // What is left of a segment that is being sealed is loaded the next time.
+                break;
+            }
         }
     }
 
@@ -640,6 +644,8 @@ impl Inner {
             maintenance.check(&self.dir)?;
             // What is stale is known when everything is in the index.
             self.settle_healing(&mut maintenance)?;
+            // A segment that is full is sealed then, and can be compacted.
+            self.log.sync()?;
             self.reclaim_compacted()?;
             let is_active_worth_it = self.log.segments().last().is_some_and(|active| {
                 let stale = active.total_bytes - active.live_bytes;

@@ -346,8 +346,14 @@ impl Appender {
         Ok((tail, batch))
     }
 
-    /// Makes everything appended so far durable; in a cache, hands it to the system.
+    /// Makes everything appended so far durable, and seals what is full; in a cache, hands it to the system.
     pub(crate) fn sync(&self) -> Result<()> {
+        self.sync_appended()?;
+        self.finish_sealing();
+        Ok(())
+    }
+
+    fn sync_appended(&self) -> Result<()> {
         let mut tail = self.tail();
         if tail.buffer.pending_bytes() == 0 {
             let last = tail.turns.filling - 1;
@@ -714,7 +720,7 @@ impl Appender {
     fn finish_sealing(&self) {
         let mut tail = self.tail();
         while tail.sealing.is_some() && tail.failure.is_none() {
-            tail = match tail.turns.flushing {
+            tail = match tail.turns.flushing || tail.turns.exclusive {
                 true => self.group.wait_for_room(tail),
                 false => self.flush(tail, false),
             };
@@ -1041,9 +1047,10 @@ impl Appender {
 
     pub(crate) fn facts(&self) -> Facts {
         let tail = self.tail();
+        let (active, durable) = tail.listed_as_active();
         Facts {
-            active: tail.active.number,
-            durable_end: tail.durable.end,
+            active: active.number,
+            durable_end: durable.end,
             used_bytes: tail.used_bytes(),
             unused_bytes: tail.unused_bytes(),
             next_bytes: tail.next.as_ref().map_or(0, |next| next.capacity_bytes),

@@ -197,7 +197,7 @@ impl SetSegmentInfo {
 pub struct SetStats {
     /// Segment files.
     pub segments: u64,
-    /// Number of the active segment.
+    /// Number of the active segment; of the one before, until everything in it is durable and it is sealed.
     pub active: u32,
     /// Bytes of the active segment known durable (in a cache: handed to the system).
     pub durable_end: u32,

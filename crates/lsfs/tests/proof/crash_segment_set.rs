@@ -382,3 +382,30 @@ fn no_crash_makes_a_cache_answer_wrong_bytes() {
     }
     assert!(found > 1000 && gone > 1000, "{found} found, {gone} gone");
 }
+
+/// While a full segment is sealed, the next one is filled: nothing in that is durable yet, and nobody is told so.
+#[test]
+fn the_durable_place_never_runs_ahead_of_what_a_cursor_shows() {
+    let mut half_sealed = 0;
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let options = SetOptions { footer: None, ..options(seed) };
+        let set = SegmentSet::open_in(sim_env(&disk, seed), DIR, options).unwrap();
+        let mut choices = Choices::new(seed);
+        for n in 0..150 {
+            let bytes = vec![n as u8; 500 + choices.below(2000) as usize];
+            let pointer = set.append(0, &bytes, Durability::Buffer).unwrap();
+            assert_eq!(set.read(pointer).unwrap().body[..], bytes);
+            let mut entries = set.iter();
+            while entries.next_entry().unwrap().is_some() {}
+            let stats = set.stats();
+            assert_eq!(entries.place(), (stats.active, stats.durable_end), "seed {seed}, entry {n}");
+            half_sealed += u32::from(set.segments().iter().filter(|info| !info.is_sealed).count() > 1);
+            if choices.below(20) == 0 {
+                set.sync().unwrap();
+            }
+        }
+        set.close().unwrap();
+    }
+    assert!(half_sealed > 20, "{half_sealed}");
+}
