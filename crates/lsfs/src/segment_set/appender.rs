@@ -488,7 +488,7 @@ impl Appender {
         if tail.failure.is_some() {
             return;
         }
-        let path = tail.active.path().to_path_buf();
+        let path = tail.listed_as_active().0.path().to_path_buf();
         tracing::error!(path = %path.display(), %cause, ?positions, "segment set stopped by a failure");
         tail.failure = Some(Failure { cause, batch, path, positions });
         tail.recent.clear();
@@ -676,7 +676,8 @@ impl Appender {
         if let Some(sealing) = &mut tail.sealing {
             sealing.durable = tally;
         }
-        // Whatever becomes of the list: these are durable.
+        // Whatever becomes of the list: these are durable, and whoever was told so finds them from every process.
+        self.publish(&tail);
         self.group.set_done(batch);
         let has_sleepers = tail.turns.take_sleepers(parity(batch));
         drop(tail);
@@ -724,6 +725,10 @@ impl Appender {
                 true => self.group.wait_for_room(tail),
                 false => self.flush(tail, false),
             };
+        }
+        // Whoever appended meanwhile has seen that somebody flushes, and sleeps.
+        if tail.buffer.pending_bytes() > 0 {
+            self.kick_committer(tail);
         }
     }
 

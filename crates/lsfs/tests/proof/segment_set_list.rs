@@ -5,6 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use lsfs::io::{
     Access, DirEntry, Disk, File, FileMap, LockError, LockGuard, OpenMode, SharedPage, SimDisk, SimRuntime,
@@ -182,4 +184,55 @@ fn segments_are_there_until_the_list_without_them_is_durable() {
         assert_eq!((0..4).map(|n| is_there(&set, n)).collect::<Vec<_>>(), [true, fails, fails, true]);
         set.append(0, b"goes on", Durability::Sync).unwrap();
     }
+}
+
+/// A segment is sealed behind the appends, here by who reclaims: before the list says so, what lies in it is found from
+/// every process; and whoever appends meanwhile is not forgotten.
+#[test]
+fn who_seals_before_reclaiming_looks_after_those_who_append_meanwhile() {
+    let (disk, watch) = (SimDisk::new(1), Watch::default());
+    let runtime = SimRuntime::with_inline_percent(1, 0);
+    let disk_of = |watch: &Watch| Arc::new(WatchedDisk(disk.clone(), watch.clone()));
+    let env = Env { disk: disk_of(&watch), runtime: Arc::new(runtime.clone()) };
+    let options = SetOptions { segment_bytes: 32 << 10, ..SetOptions::default() };
+    let set = SegmentSet::open_in(env, DIR, options).unwrap();
+    let first = set.append(0, &[1; 500], Durability::Sync).unwrap();
+    set.seal().unwrap();
+    // The next segment is made when half of the active one is used.
+    for _ in 0..20 {
+        set.append(0, &[2; 1000], Durability::Sync).unwrap();
+        runtime.settle();
+    }
+    let mut last = set.append(0, &[3; 1000], Durability::Buffer).unwrap();
+    let sealing = last.segment;
+    loop {
+        let pointer = set.append(0, &[3; 1000], Durability::Buffer).unwrap();
+        if pointer.segment != sealing {
+            break;
+        }
+        last = pointer;
+    }
+    assert!(!set.segments().iter().any(|info| info.number == sealing && info.is_sealed), "nothing waited");
+    let (active, durable_end) = (set.stats().active, set.stats().durable_end);
+    assert!(active == sealing && u64::from(durable_end) < last.end(), "nothing behind that is durable");
+    let outside = Env { disk: disk_of(&Watch::default()), runtime: Arc::new(SimRuntime::new(2)) };
+    let outside = SegmentSetReader::open_in(outside, DIR).unwrap();
+    let (told, is_told) = std::sync::mpsc::channel();
+    watch.set({
+        let (set, mut told) = (set.clone(), Some(told));
+        move || {
+            let Some(told) = told.take() else { return Ok(()) };
+            assert_eq!(*outside.read(last).expect("it is durable").body, [3; 1000]);
+            let set = set.clone();
+            thread::spawn(move || told.send(set.append(0, b"meanwhile", Durability::Sync)));
+            // Until that one sleeps.
+            thread::sleep(Duration::from_millis(200));
+            Ok(())
+        }
+    });
+    set.reclaim(&[first.segment]).unwrap();
+    watch.stop();
+    runtime.settle();
+    let appended = is_told.recv_timeout(Duration::from_secs(20)).expect("an answer").unwrap();
+    assert_eq!(*set.read(appended).unwrap().body, *b"meanwhile");
 }
