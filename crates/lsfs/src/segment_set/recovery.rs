@@ -214,7 +214,9 @@ impl<'a> Scan<'a> {
         }
         let stop = u64::from(open_batch.end);
         if !list.cache {
-            let look_to = reach.max(stop) + u64::from(open.header.in_flight_bytes);
+            // The next write begins at most so far behind, with a frame that may be verified as a whole only.
+            let frame_bytes = open.identity.layout.decoded_bytes_max(open.identity.body_limit_bytes) as u64;
+            let look_to = reach.max(stop) + u64::from(open.header.in_flight_bytes) + frame_bytes;
             if let Some(witness) = self.last_witness(stop..look_to, &epoch_of, known_epoch)?
                 && witness > u64::from(tally.end)
             {

@@ -195,3 +195,26 @@ fn no_flipped_bit_of_a_segment_that_was_not_closed_is_taken_for_a_torn_tail() {
         }
     });
 }
+
+/// The frame that says that a full write was durable is the one that did not fit it.
+#[test]
+fn damage_at_the_beginning_of_a_full_write_is_not_taken_for_a_torn_tail() {
+    for frame_layout in [FrameLayout::Aligned, FrameLayout::Packed] {
+        let disk = SimDisk::new(4);
+        let options = SetOptions { frame_layout, ..options() };
+        let set = SegmentSet::open_in(sim_env(&disk, 1), DIR, options.clone()).unwrap();
+        let first = set.append(0, &[1; 1000], Durability::Buffer).unwrap();
+        let mut last = first;
+        while last.end() + first.frame_bytes() <= u64::from(first.position) + options.in_flight_bytes as u64 {
+            last = set.append(0, &[1; 1000], Durability::Buffer).unwrap();
+        }
+        set.sync().unwrap();
+        assert_eq!(set.stats().writes, 1);
+        set.append(0, &[2; 1000], Durability::Sync).unwrap();
+        let disk = disk.restart();
+        drop(set);
+        disk.flip_bit(&Path::new(DIR).join("data-00001.seg"), (u64::from(first.position) + 2) * 8).unwrap();
+        let opened = SegmentSet::open_in(sim_env(&disk, 2), DIR, options);
+        assert!(matches!(opened, Err(Error::Corrupt(_))), "{frame_layout:?}: {opened:?}");
+    }
+}
