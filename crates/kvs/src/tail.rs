@@ -372,10 +372,13 @@ impl Unlisted {
 
     /// Puts back what was taken and is not listed.
     pub(crate) fn put_back(&mut self, mut taken: Unlisted) {
-        if taken.is_on {
-            taken.spots.append(&mut self.spots);
-            taken.frame_bytes += self.frame_bytes;
+        // If either is off, there is a gap: then nothing is listed until the next checkpoint.
+        if !(taken.is_on && self.is_on) {
+            *self = Unlisted::default();
+            return;
         }
+        taken.spots.append(&mut self.spots);
+        taken.frame_bytes += self.frame_bytes;
         *self = taken;
     }
 
@@ -530,5 +533,22 @@ mod tests {
                 assert!(list.part.spots(hash).any(|spot| spot.position == 4096 + m as u32));
             }
         }
+    }
+
+    #[test]
+    fn what_was_not_listed_is_put_back_unless_there_is_a_gap_behind_it() {
+        let pointer = |position| Pointer::new(1, position, 10, lsfs::codec::FrameLayout::Packed);
+        let mut unlisted = Unlisted::beginning_with(Vec::new(), 0);
+        unlisted.push(1, pointer(1));
+        let taken = unlisted.take();
+        unlisted.push(2, pointer(2));
+        unlisted.put_back(taken);
+        assert_eq!(unlisted.spots, [Spot::new(1, 1, 1), Spot::new(2, 1, 2)]);
+        let taken = unlisted.take();
+        // So many that they are forgotten.
+        (0..=UNLISTED_MAX as u32).for_each(|n| unlisted.push(n.into(), pointer(n)));
+        assert!(!unlisted.is_on());
+        unlisted.put_back(taken);
+        assert!(!unlisted.is_on() && unlisted.spots.is_empty());
     }
 }
