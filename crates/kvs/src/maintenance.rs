@@ -460,10 +460,12 @@ impl Inner {
     /// How much may be stale where so much is live, and so much is taken beside the log.
     fn admitted(&self, live: u64, aim: Aim, beside: u64) -> u64 {
         let percent = u64::from(self.options.stale_percent);
-        let usual = live * percent / 100 + self.options.unit_bytes();
+        let usual = live.saturating_mul(percent) / 100 + self.options.unit_bytes();
         match aim {
             Aim::Rest => usual / REST_PARTS,
-            Aim::Usual | Aim::All => usual - beside.min(usual * percent / BESIDE_PERCENT_PART),
+            Aim::Usual | Aim::All => {
+                usual - beside.min(usual.saturating_mul(percent.min(100)) / BESIDE_PERCENT_PART)
+            }
         }
     }
 

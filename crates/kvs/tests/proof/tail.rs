@@ -423,3 +423,19 @@ fn a_store_that_comes_to_rest_makes_one_checkpoint_and_no_more() {
     assert_eq!((store.open_report().replayed, store.open_report().rebuilt), (0, false));
     assert_eq!(store.stats().keys, KEYS);
 }
+
+/// Lists of a key that is set all the time take more than a store may have that is stale.
+#[test]
+fn however_much_may_be_stale_lists_beside_the_log_do_not_take_all_of_it() {
+    let disk = SimDisk::new(1);
+    let options = Options { stale_percent: 300, ..options(sim_env(&disk, 1)) };
+    let store = KvStore::open_with(DIR, options).unwrap();
+    store.put("key", "first").unwrap();
+    store.checkpoint().unwrap();
+    let writing = buffered(&store);
+    for n in 0..3000 {
+        writing.put("key", format!("value {n}")).unwrap();
+    }
+    assert_eq!(store.get_bytes("key").unwrap().unwrap(), b"value 2999");
+    store.close().unwrap();
+}
