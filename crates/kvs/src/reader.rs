@@ -32,6 +32,8 @@ use crate::tail::{Lists, Part};
 
 /// The writer may make checkpoints and reclaim segments between our looks.
 const ATTEMPTS: usize = 32;
+/// So many of the newest places of a key are looked at before all of them are.
+const PLACES_FIRST: usize = 4;
 /// So many commands behind the checkpoint are reason to look for a newer one.
 const TAIL_COMMANDS_MAX: usize = 1 << 18;
 
@@ -240,7 +242,7 @@ impl Shared {
     fn find(&self, key: &[u8]) -> Result<Option<Entry>> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let Missed { checkpoint, gone, error } = match self.look(key) {
+            let Missed { checkpoint, gone, error } = match self.look(key, PLACES_FIRST) {
                 Ok(entry) => return Ok(entry),
                 Err(missed) => missed,
             };
@@ -267,8 +269,8 @@ impl Shared {
         Err(last.expect("only an error starts the look-up again"))
     }
 
-    /// Looks a key up in what is known.
-    fn look(&self, key: &[u8]) -> std::result::Result<Option<Entry>, Missed> {
+    /// Looks a key up in what is known, at the newest places first; at all of them only if the key is at none of so many.
+    fn look(&self, key: &[u8], places_max: usize) -> std::result::Result<Option<Entry>, Missed> {
         let mut view = self.view();
         let checkpoint = view.checkpoint;
         let of_this = |error: Error| Missed { checkpoint, gone: None, error };
@@ -280,23 +282,21 @@ impl Shared {
             *view = newer.map_err(of_this)?;
         }
         let hash = view.hasher.hash(key);
-        let places = view.tail.get(&hash).map_or(&[][..], |places| places);
-        let mut tail: SmallVec<[(u32, u32); 1]> = SmallVec::new();
-        tail.extend(
-            view.lists.iter().flat_map(|part| part.spots(hash)).map(|spot| (spot.segment, spot.position)),
-        );
-        tail.extend(places.iter().copied());
-        tail.retain(|(segment, _)| !view.listed.is_gone(*segment));
+        let places = view.newest(hash, places_max);
         let (table, listed) = (view.table.clone(), Arc::clone(&view.listed));
         drop(view);
         let missed_at =
             |segment, error| Missed { gone: Some(segment).filter(|_| is_gone(&error)), ..of_this(error) };
-        for &(segment, position) in tail.iter().rev() {
+        for &(segment, position) in &places {
             let entry = self.log.read_at(segment, position);
             let entry = entry.map_err(|error| missed_at(segment, error.into()))?;
             if record_of(&entry).map_err(of_this)?.key == key {
                 return Ok(Some(entry));
             }
+        }
+        if places.len() == places_max {
+            // Another key has this hash, or begins as it does, and is set all the time.
+            return self.look(key, usize::MAX);
         }
         let Some(table) = table else { return Ok(None) };
         let mut gone = None;
@@ -411,6 +411,15 @@ impl View {
             listed: Arc::default(),
             tail_commands_max: TAIL_COMMANDS_MAX,
         }
+    }
+
+    /// So many of the newest places behind the checkpoint where a key with this hash may be. There may be millions, of a key
+    /// that is set all the time.
+    fn newest(&self, hash: u64, places_max: usize) -> SmallVec<[(u32, u32); PLACES_FIRST]> {
+        let read = self.tail.get(&hash).map_or(&[][..], |places| places).iter().rev().copied();
+        let listed = self.lists.iter().rev().flat_map(|part| part.spots(hash).rev());
+        let places = read.chain(listed.map(|spot| (spot.segment, spot.position)));
+        places.filter(|&(segment, _)| !self.listed.is_gone(segment)).take(places_max).collect()
     }
 
     /// Takes note of what is there. Only when that has doubled it is worth it to look for a newer checkpoint.
