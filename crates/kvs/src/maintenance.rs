@@ -40,9 +40,9 @@ const LIST_UNITS: u64 = 4;
 /// A close without a background makes a checkpoint from here on.
 const CLOSE_TAIL_UNITS: u64 = 1;
 /// A writer compacts by itself when so many units more are stale than should be: the background does not keep up, ...
-const OVERDUE_UNITS: u64 = 8;
+const OVERDUE_UNITS: u64 = 4;
 /// ... or this part of what is live, if that is more.
-const OVERDUE_PART: u64 = 32;
+const OVERDUE_PART: u64 = 64;
 /// Without a background, a close compacts when more is stale than live, and so many units.
 const CLOSE_OVERDUE_UNITS: u64 = 4;
 /// Space is put by for a store with so many keys that this for each makes a unit, ...
@@ -223,11 +223,12 @@ impl Inner {
     /// Whether much more is stale than should be.
     fn is_overdue(&self) -> bool {
         let (live, stale) = self.live_and_stale();
-        let writer = self.writer();
-        // Where all is removed, what is moved now is stale soon.
-        let removes: u64 = writer.removes.values().map(|removes| removes.bytes).sum();
-        let slack = (live / OVERDUE_PART).max(OVERDUE_UNITS * self.options.unit_bytes()) + 2 * removes;
-        stale > slack && stale - slack > self.admitted(live, Aim::Usual, self.bytes_beside_log(&writer))
+        // A store of which much is removed takes no more than it did: there nobody has to wait for the background, and what
+        // is moved now is soon stale.
+        let most = self.most_live_bytes.fetch_max(live, Ordering::Relaxed).max(live);
+        let slack = (most / OVERDUE_PART).max(OVERDUE_UNITS * self.options.unit_bytes());
+        let beside = self.bytes_beside_log(&self.writer());
+        stale > slack && stale - slack > self.admitted(most, Aim::Usual, beside)
     }
 
     fn is_overdue_for_a_close(&self) -> bool {

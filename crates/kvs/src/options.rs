@@ -53,7 +53,7 @@ impl Default for Options {
             index_bytes: 256 << 20,
             cache_bytes: 4 << 20,
             page_cache_bytes: lsfs::io::memory_bytes() / 2,
-            stale_percent: 69,
+            stale_percent: 68,
             segment_bytes: SEGMENT_BYTES_MAX,
             create: true,
             background: true,

@@ -96,6 +96,8 @@ pub(crate) struct Inner {
     /// Segments that are not needed any more, as the durable log says: to be reclaimed in the next call of the owner.
     pub(crate) reclaimable: Mutex<Vec<u32>>,
     pub(crate) has_reclaimable: AtomicBool,
+    /// The most that was live when that was looked at.
+    pub(crate) most_live_bytes: AtomicU64,
     /// Commands that the open has read are not in the index yet.
     pub(crate) has_unsettled: AtomicBool,
     /// Bytes written since maintenance was last thought of.
@@ -665,6 +667,7 @@ impl Inner {
             maintenance: Mutex::new(maintenance),
             reclaimable: Mutex::default(),
             has_reclaimable: AtomicBool::new(false),
+            most_live_bytes: AtomicU64::new(0),
             has_unsettled: AtomicBool::new(false),
             unwatched_bytes: AtomicU64::new(0),
             order,
