@@ -418,7 +418,13 @@ fn hit_at(log: &SegmentSet, key: &[u8]) -> impl FnMut(Location) -> Result<Option
     // A byte more than a frame of this key begins with would tell nothing more.
     let mut start: SmallVec<[u8; KEY_ON_STACK_BYTES]> = SmallVec::from_elem(0, key_start_bytes(key));
     move |Location { address, segment, position }| {
-        let (head, count) = log.peek_at(segment, position, &mut start)?;
+        let (head, count) = match log.peek_at(segment, position, &mut start) {
+            // That its file has vanished is damage; that it was given back is for the caller to know.
+            Err(lsfs::Error::Gone { .. }) if log.segments().iter().any(|info| info.number == segment) => {
+                return Err(missing(segment));
+            }
+            other => other?,
+        };
         Ok(begins_with_key(head.kind, &start[..count], key).then_some(Hit { address, head }))
     }
 }

@@ -129,6 +129,12 @@ impl Maintenance {
         }
     }
 
+    /// Something in a segment does not verify: it is left as it is.
+    fn keep_damaged(&mut self, number: u32, error: &Error) {
+        tracing::error!(%error, segment = number, "damaged: the segment is kept as it is");
+        self.damaged.insert(number);
+    }
+
     fn check(&self, dir: &Path) -> Result<&FinalData> {
         if let Some(error) = &self.in_doubt {
             return Err(error.clone());
@@ -498,9 +504,9 @@ impl Inner {
         loop {
             let entry = match entries.next_entry() {
                 Ok(entry) => entry.filter(|entry| entry.pointer.segment == number),
-                Err(error) if error.is_corruption() => {
-                    tracing::error!(%error, segment = number, "damaged: the segment is kept as it is");
-                    maintenance.damaged.insert(number);
+                // Nobody gives it back meanwhile: its file has vanished.
+                Err(error) if error.is_corruption() || matches!(error, lsfs::Error::Gone { .. }) => {
+                    maintenance.keep_damaged(number, &error.into());
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),
@@ -511,6 +517,11 @@ impl Inner {
             if is_end || group_bytes >= MOVE_BYTES {
                 match self.move_live(&group, oldest_left) {
                     Ok(is_whole) => is_moved &= is_whole,
+                    // A frame that is no command, or that of a command lost.
+                    Err(error) if error.is_corruption() && error.index_damage().is_none() => {
+                        maintenance.keep_damaged(number, &error);
+                        return Ok(());
+                    }
                     Err(error) => {
                         self.heal_within(maintenance, &error)?;
                         // Removes that were let go before are in the new index again: the segment has its turn once more.
