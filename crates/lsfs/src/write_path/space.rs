@@ -19,6 +19,10 @@ const INITIAL_SEGMENT_BYTES: u64 = 512 << 10;
 const READY_BYTES_BASE: u64 = 1 << 20;
 /// ... which is usually a quarter.
 pub(crate) const READY_PART: u64 = 4;
+/// Entries of so many bytes on average fill small segments so fast that sealing them takes longer than writing them: ...
+const LARGE_ENTRY_BYTES: u64 = 2 << 10;
+/// ... then a larger part than this is not asked to be smaller.
+const READY_PART_OF_LARGE: u64 = 16;
 /// [`SpacePolicy::Adaptive`] stops writing zeros when an average write is at least this long.
 const BULK_WRITE_BYTES: u64 = 64 << 10;
 /// Zeros are written in pieces of this size, so that appends get their turn on the device.
@@ -46,7 +50,8 @@ pub(crate) struct SpaceOptions {
     /// Segments grow up to this size.
     pub(crate) segment_bytes: u64,
     pub(crate) policy: SpacePolicy,
-    /// The next segment, and what is made ready, are at most this part of the live bytes (and a base).
+    /// The next segment, and what is made ready, are at most this part of the live bytes (and a base); of large entries, a
+    /// sixteenth if this is less.
     pub(crate) ready_part: u64,
 }
 
@@ -65,6 +70,8 @@ pub(crate) struct Space {
     dir: PathBuf,
     options: SpaceOptions,
     ready: Mutex<Vec<Spare>>,
+    /// Whether entries are large, as far as that is known.
+    are_entries_large: AtomicBool,
     /// Making a spare failed: not tried again before the next segment.
     gave_up: AtomicBool,
     /// The directory is let go; changed under the lock of `ready`.
@@ -85,6 +92,7 @@ impl Space {
             dir: dir.to_path_buf(),
             options,
             ready: Mutex::new(Vec::new()),
+            are_entries_large: AtomicBool::new(false),
             gave_up: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
             zero_bytes: Counter::default(),
@@ -94,7 +102,16 @@ impl Space {
 
     /// What may still be made ready when `live_bytes` are in use and `unused_bytes` of the active segment are not.
     fn allowance(&self, live_bytes: u64, unused_bytes: u64) -> u64 {
-        (live_bytes / self.options.ready_part + READY_BYTES_BASE).saturating_sub(unused_bytes)
+        let part = match self.are_entries_large.load(Ordering::Relaxed) {
+            true => self.options.ready_part.min(READY_PART_OF_LARGE),
+            false => self.options.ready_part,
+        };
+        (live_bytes / part + READY_BYTES_BASE).saturating_sub(unused_bytes)
+    }
+
+    /// Says how long entries are on average.
+    pub(crate) fn expect_entries_of(&self, bytes: u64) {
+        self.are_entries_large.store(bytes >= LARGE_ENTRY_BYTES, Ordering::Relaxed);
     }
 
     /// Size of the next segment: as the store grows, in powers of two, up to the configured size.
