@@ -56,6 +56,7 @@ pub struct SetOptions {
     pub space: SpacePolicy,
     /// A new segment, and space that is made ready, take at most this part of the bytes in use (and 1 MiB): 4 is a quarter.
     /// An owner that compacts gives space back by segment, so the greater, the less it has to keep.
+    /// Where entries have 2 KiB and more on average, it is a sixteenth at least.
     pub ready_part: u64,
     /// Whether spare segments are made ready in the background; off for a program that opens, writes a little and ends.
     pub spares: bool,
