@@ -224,9 +224,13 @@ fn who_seals_before_reclaiming_looks_after_those_who_append_meanwhile() {
             let Some(told) = told.take() else { return Ok(()) };
             assert_eq!(*outside.read(last).expect("it is durable").body, [3; 1000]);
             let set = set.clone();
-            thread::spawn(move || told.send(set.append(0, b"meanwhile", Durability::Sync)));
-            // Until that one sleeps.
-            thread::sleep(Duration::from_millis(200));
+            let appended_before = set.stats().appended_bytes;
+            let appending = set.clone();
+            let one = thread::spawn(move || told.send(appending.append(0, b"meanwhile", Durability::Sync)));
+            // It is seen when it has let the lock go, and that is when it waits to be told.
+            while set.stats().appended_bytes == appended_before && !one.is_finished() {
+                thread::yield_now();
+            }
             Ok(())
         }
     });
