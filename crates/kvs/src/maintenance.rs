@@ -58,8 +58,8 @@ const MOVE_BYTES: usize = 64 << 10;
 const ROOM_PERMILLE: u64 = 250;
 /// What a command takes in a list.
 const BYTES_PER_LISTED: u64 = 5;
-/// What lies beside the log takes at most this part of what may be stale, times the percentage of that: 28 % of it where
-/// 69 % may be. The less may be stale, the more moves each byte less costs.
+/// What lies beside the log takes at most this part of what may be stale, times the percentage of that: 27 % of it where
+/// 68 % may be. The less may be stale, the more moves each byte less costs.
 const BESIDE_PERCENT_PART: u64 = 250;
 
 /// While the store is written, the index gives space back in stretches of at least so many pages.
@@ -825,8 +825,6 @@ impl Inner {
         };
         if is_worth_it {
             self.write_checkpoint(maintenance)?;
-        }
-        if is_worth_it {
             self.release_index_space(1);
         }
         if self.writer().tail_bytes == 0

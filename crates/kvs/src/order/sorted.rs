@@ -196,7 +196,10 @@ mod tests {
     use super::*;
 
     fn spot(position: u32) -> Spot {
-        Spot { pointer: Pointer::with_len_word(1, position, 3), is_remove: position.is_multiple_of(3) }
+        Spot {
+            pointer: Pointer::new(1, position, 3, lsfs::codec::FrameLayout::Packed),
+            is_remove: position.is_multiple_of(3),
+        }
     }
 
     #[test]

@@ -386,7 +386,7 @@ mod tests {
 
     fn part(number: u32, keys: usize) -> Part {
         let mut sorted = Sorted::default();
-        let pointer = lsfs::codec::Pointer::with_len_word(number, 0, 0);
+        let pointer = lsfs::codec::Pointer::new(number, 0, 0, lsfs::codec::FrameLayout::Packed);
         (0..keys).for_each(|n| sorted.push(&(n as u32).to_be_bytes(), Spot { pointer, is_remove: false }));
         Part { from: (number, 0), to: (number + 1, 0), keys: Keys::Memory(Arc::new(sorted)) }
     }

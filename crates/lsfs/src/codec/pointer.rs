@@ -26,33 +26,22 @@ impl Pointer {
         Pointer { segment, position, len, layout }
     }
 
-    /// To the frame at a position, whose [`Pointer::len_word`] was kept.
-    pub fn with_len_word(segment: u32, position: u32, len_word: u32) -> Pointer {
-        let layout = if len_word & PACKED == 0 { FrameLayout::Aligned } else { FrameLayout::Packed };
-        Pointer { segment, position, len: len_word & !PACKED, layout }
-    }
-
-    /// Length and layout in one number: the length, and bit 31 if the segment is packed.
-    pub fn len_word(&self) -> u32 {
-        match self.layout {
-            FrameLayout::Aligned => self.len,
-            FrameLayout::Packed => self.len | PACKED,
-        }
-    }
-
     /// The pointer's bytes.
     pub fn encode(&self) -> [u8; POINTER_BYTES] {
         let mut bytes = [0; POINTER_BYTES];
         put(&mut bytes, 0, &self.segment.to_le_bytes());
         put(&mut bytes, 4, &self.position.to_le_bytes());
-        put(&mut bytes, 8, &self.len_word().to_le_bytes());
+        let packed = if self.layout == FrameLayout::Packed { PACKED } else { 0 };
+        put(&mut bytes, 8, &(self.len | packed).to_le_bytes());
         bytes
     }
 
     /// Reads a pointer. Any bytes are one; what does not point to an entry is found by the read.
     pub fn decode(bytes: &[u8; POINTER_BYTES]) -> Pointer {
         let fields = Fields(bytes);
-        Pointer::with_len_word(fields.u32(0), fields.u32(4), fields.u32(8))
+        let word = fields.u32(8);
+        let layout = if word & PACKED == 0 { FrameLayout::Aligned } else { FrameLayout::Packed };
+        Pointer::new(fields.u32(0), fields.u32(4), word & !PACKED, layout)
     }
 
     /// Position behind the frame.

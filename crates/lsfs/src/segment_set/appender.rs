@@ -418,6 +418,7 @@ impl Appender {
                 if let Some(image) = &image {
                     let len = image.pages().len() as u64;
                     tail.average_write_bytes = (tail.average_write_bytes * 7 + len) / 8;
+                    self.space.expect_entries_of(tail.counted.1.checked_div(tail.counted.0).unwrap_or(0));
                 }
                 tail.written = written;
                 if sync || !self.is_durable() {
@@ -534,7 +535,6 @@ impl Appender {
 
     /// Whether the next segment is to be made ready.
     fn wants_next(&self, tail: &Tail) -> bool {
-        self.space.expect_entries_of(tail.counted.1.checked_div(tail.counted.0).unwrap_or(0));
         let has_space =
             || self.space.has_spare() || self.space.wants_spare(tail.used_bytes(), tail.unused_bytes());
         self.options.spares && tail.next.is_none() && tail.wants_next_look() && has_space()
